@@ -1,0 +1,1 @@
+//! The TcpCloseTuning and TcpCloseNode resources, and their generated YAML.

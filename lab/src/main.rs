@@ -1,0 +1,3 @@
+//! A real cluster on one machine: demo, tests, benches.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The domain of closing TCP connections on Linux: sysctls, plan, socket counts. Pure.
