@@ -1,0 +1,89 @@
+//! What a node has been ordered to do: one entry for each sysctl, and what it is to observe only.
+//!
+//! A key without an entry is not touched. Absence is never an order.
+
+use std::collections::BTreeMap;
+
+use crate::Sysctl;
+
+/// The user's word about NAT between a node and its clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientsBehindNat {
+    /// Nobody has said.
+    #[default]
+    Unknown,
+    /// The user declares that no client is behind NAT.
+    Never,
+}
+
+/// What is to become of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Bring the value into force and keep it there.
+    Set(i64),
+    /// Write nothing, keep the baseline: the tuning was changed from Enforce to Observe.
+    Hold(i64),
+    /// Put the baseline back where the kernel still holds our value.
+    Restore,
+    /// Keep the value, forget the baseline.
+    Release,
+}
+
+/// The order for one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What is to become of it.
+    pub action: Action,
+    /// The name of the tuning that ordered it. Entries of one tuning stand or fall together.
+    pub tuning: String,
+    /// What that tuning's author says about NAT.
+    pub clients_behind_nat: ClientsBehindNat,
+}
+
+/// All entries of a node.
+pub type Entries = BTreeMap<Sysctl, Entry>;
+
+/// What a kernel file held when it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// This number.
+    Value(i64),
+    /// There is no such file.
+    Absent,
+    /// It is there and could not be read; the text says why.
+    Unreadable(String),
+}
+
+impl Reading {
+    /// The number, where there is one.
+    pub fn value(&self) -> Option<i64> {
+        match self {
+            Self::Value(value) => Some(*value),
+            Self::Absent | Self::Unreadable(_) => None,
+        }
+    }
+}
+
+/// What the kernel held, key by key.
+pub type Readings = BTreeMap<Sysctl, Reading>;
+
+/// What the journal knows of a key that this project has written in this life of the namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What the kernel held before the first write.
+    pub baseline: i64,
+    /// What was last written and read back.
+    pub confirmed: Option<i64>,
+    /// What was about to be written when the journal was last saved; a crash leaves it here.
+    pub intended: Option<i64>,
+}
+
+impl Record {
+    /// Whether a value in the kernel is of our making.
+    pub fn is_ours(&self, live: i64) -> bool {
+        self.confirmed == Some(live) || self.intended == Some(live)
+    }
+}
+
+/// The journal's records, key by key.
+pub type Records = BTreeMap<Sysctl, Record>;
