@@ -1,0 +1,21 @@
+//! Writes the generated definitions to where they are committed: `cargo run -p crds`.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+use crds::definition;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let chart = here.join("../charts/tcp-close-tuning/files/crds");
+    fs::create_dir_all(&chart)?;
+    for definition in [definition::tuning()?, definition::node()?] {
+        let name = format!("{}_{}.yaml", definition.spec.group, definition.spec.names.plural);
+        let text = definition::yaml(&definition)?;
+        fs::write(here.join(&name), &text)?;
+        fs::write(chart.join(&name), &text)?;
+        println!("{name}");
+    }
+    Ok(())
+}

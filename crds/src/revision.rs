@@ -1,0 +1,24 @@
+//! Short names for contents: equal contents have equal revisions, on every machine and in every release.
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::node::{ObservedTuning, SysctlEntry};
+use crate::tuning::TcpCloseTuningSpec;
+
+/// The revision of a tuning: its sysctls, mode, safety and policies. Selector and priority are not part of it: they decide
+/// where it applies, not what.
+pub fn of_tuning(spec: &TcpCloseTuningSpec) -> String {
+    hash(&(&spec.sysctls, spec.mode, spec.clients_behind_nat(), spec.removal_policy()))
+}
+
+/// The revision of a node's order: its entries.
+pub fn of_entries(sysctls: &[SysctlEntry], observe: &[ObservedTuning]) -> String {
+    hash(&(sysctls, observe))
+}
+
+/// 12 hexadecimal digits of SHA-256 over the JSON, whose fields have a fixed order.
+fn hash(value: &impl Serialize) -> String {
+    let json = serde_json::to_vec(value).unwrap_or_default();
+    Sha256::digest(json).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
