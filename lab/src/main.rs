@@ -1,3 +1,9 @@
-//! A real cluster on one machine: demo, tests, benches.
+//! `cargo lab`: see the commands in [`lab::cli`].
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    lab::cli::Arguments::parse().run()
+}

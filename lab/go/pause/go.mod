@@ -1,0 +1,3 @@
+module tcpclose.dev/lab/pause
+
+go 1.26.0

@@ -1,0 +1,151 @@
+//! The commands of `cargo lab`.
+
+use std::{
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    clear::down,
+    cluster::Cluster,
+    error::{Error, Result},
+    network, relay,
+    up::{self, up},
+};
+
+/// A real Kubernetes cluster on one machine, for the demo, the tests and the benches of tcp-close-tuning.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", version, subcommand_required = true, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Subject,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subject {
+    /// Start a control plane and real nodes, or find them running.
+    Up {
+        /// How many nodes.
+        #[arg(long, default_value_t = up::NODES, value_parser = clap::value_parser!(u8).range(1..=i64::from(network::NODES_MAX)))]
+        nodes: u8,
+    },
+    /// End everything, and check that nothing is left.
+    Down,
+    /// Say whether the lab of this checkout is up.
+    Status,
+    /// Run kubectl against the lab.
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        /// Arguments of kubectl.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run helm against the lab.
+    #[command(disable_help_flag = true)]
+    Helm {
+        /// Arguments of helm.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run a program in the namespaces of a node: `cargo lab exec node-1 -- ss -tan`.
+    Exec {
+        /// The node.
+        node: String,
+        /// The program and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Pass connections from the machine to the API server.
+    #[command(hide = true)]
+    Relay {
+        /// A process in the lab's network namespace.
+        holder: u32,
+        /// Where to write the port.
+        port_file: PathBuf,
+    },
+}
+
+impl Arguments {
+    /// Carries the command out, and prints an error once, with all that caused it.
+    pub fn run(self) -> ExitCode {
+        match self.carry_out() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("lab: {}", chain(&error));
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn carry_out(self) -> Result<()> {
+        match self.command {
+            Subject::Up { nodes } => up(nodes).map(|cluster| print_exports(&cluster)),
+            Subject::Down => down(),
+            Subject::Status => status(),
+            Subject::Kubectl { arguments } => become_client(&Cluster::open()?, "kubectl", &arguments),
+            Subject::Helm { arguments } => become_client(&Cluster::open()?, "helm", &arguments),
+            Subject::Exec { node, command } => {
+                let (program, arguments) = command.split_first().ok_or(Error::NotUp)?;
+                Err(Cluster::open()?.node(&node)?.become_program(program, arguments))
+            }
+            Subject::Relay { holder, port_file } => relay::serve(holder, &port_file),
+        }
+    }
+}
+
+fn print_exports(cluster: &Cluster) {
+    println!("export KUBECONFIG={}", cluster.kubeconfig().display());
+}
+
+fn status() -> Result<()> {
+    let cluster = Cluster::open()?;
+    if !cluster.is_up() {
+        return Err(Error::NotUp);
+    }
+    print!("{}", cluster.kubectl(&["get", "nodes", "--output", "wide"])?);
+    print_exports(&cluster);
+    Ok(())
+}
+
+/// Becomes the program: its terminal, its signals and its exit code are the person's.
+fn become_client(cluster: &Cluster, program: &str, arguments: &[String]) -> Result<()> {
+    let mut command: Command = cluster.client(program);
+    let source = command.args(arguments).exec();
+    Err(Error::Start { program: program.to_owned(), source })
+}
+
+fn chain(error: &Error) -> String {
+    let sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_kubectl_is_passed_on_as_it_is() {
+        let arguments = Arguments::parse_from(["lab", "kubectl", "get", "-n", "kube-system", "--help"]);
+        let Subject::Kubectl { arguments } = arguments.command else { panic!("not kubectl") };
+        assert_eq!(arguments, ["get", "-n", "kube-system", "--help"]);
+    }
+
+    #[test]
+    fn an_error_is_printed_once_with_its_cause() {
+        let error = Error::File {
+            act: "read",
+            path: "/nowhere".into(),
+            source: std::io::Error::from_raw_os_error(2),
+        };
+        assert_eq!(chain(&error), "cannot read /nowhere: No such file or directory (os error 2)");
+    }
+}

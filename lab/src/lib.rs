@@ -1,0 +1,31 @@
+//! A real cluster on one machine: a control plane and nodes in namespaces of their own, built from package registries
+//! and taken down without a trace. The demo, the tests and the benches run on it. It knows nothing about tuning.
+
+mod checkout;
+mod clear;
+pub mod cli;
+mod cluster;
+mod control_plane;
+mod debian;
+mod error;
+mod files;
+mod images;
+mod namespace;
+mod network;
+mod node;
+mod pieces;
+mod pki;
+mod process;
+mod relay;
+mod report;
+mod up;
+
+pub use clear::down;
+pub use cluster::Cluster;
+pub use control_plane::Component;
+pub use error::{Error, Result};
+pub use namespace::NetNamespace;
+pub use node::Node;
+pub use process::Process;
+pub use report::{Seen, during, poll_until, say, wait_until};
+pub use up::{up, wait_for_nodes};
