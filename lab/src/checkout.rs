@@ -53,11 +53,6 @@ impl Checkout {
         Path::new(STATE_ROOT).join(&self.name)
     }
 
-    /// The cgroup of the lab, below the root of each hierarchy.
-    pub fn cgroup(&self) -> String {
-        format!("tcp-close-tuning-lab-{}", self.name)
-    }
-
     /// Holds off other commands that start or end this lab. The lock is on a file that is there anyway: nothing to
     /// clean up.
     pub fn lock(&self) -> Result<File> {
@@ -101,16 +96,6 @@ impl Cache {
     /// Unpacked Debian packages, one tree for all.
     pub fn debian(&self) -> PathBuf {
         self.root.join("deb")
-    }
-
-    /// Cargo's target folder for the static programs of the images.
-    pub fn target(&self) -> PathBuf {
-        self.root.join("target")
-    }
-
-    /// What builders said.
-    pub fn log(&self, name: &str) -> PathBuf {
-        self.root.join("log").join(format!("{name}.log"))
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 use rustix::{mount::UnmountFlags, process::Signal};
 
 use crate::{
+    cgroup,
     checkout::Checkout,
     error::{Error, Result},
     files,
@@ -17,16 +18,15 @@ use crate::{
     report::{Seen, poll_until, say},
 };
 
-/// Namespaces and cgroups go a moment after their last process.
+/// A namespace goes a moment after its last process.
 const GONE_DEADLINE: Duration = Duration::from_secs(20);
-const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Ends everything of this checkout's lab and removes its folder. Says so only where there was something.
 pub(crate) fn clear(checkout: &Checkout) -> Result<()> {
     let records = Records::new(checkout.state().join("processes"));
     let running = processes(checkout, &records)?;
     let folder = checkout.state();
-    if running.is_empty() && !folder.exists() && cgroups(checkout).is_empty() {
+    if running.is_empty() && !folder.exists() {
         return Ok(());
     }
     say(format!("takes down a lab: {} processes and what they hold", running.len()));
@@ -35,7 +35,7 @@ pub(crate) fn clear(checkout: &Checkout) -> Result<()> {
     let gone = || Ok(Seen::when(left_in(&namespaces).is_empty(), || left_in(&namespaces).join(", ")));
     poll_until("the lab's namespaces are empty", GONE_DEADLINE, gone)?;
     unmount_below(&folder)?;
-    poll_until("the lab's cgroups are removed", GONE_DEADLINE, || remove_cgroups(checkout))?;
+    cgroup::remove(&containers(&folder)?)?;
     remove_folder(&folder)?;
     verify(checkout)
 }
@@ -57,15 +57,25 @@ fn verify(checkout: &Checkout) -> Result<()> {
 }
 
 /// Everything that there is of this checkout's lab on the machine, one line each.
-pub fn leftovers(checkout: &Checkout) -> Result<Vec<String>> {
+pub(crate) fn leftovers(checkout: &Checkout) -> Result<Vec<String>> {
     let mut list: Vec<_> =
         marked(checkout.name())?.iter().map(|process| format!("process {}", process.pid)).collect();
     list.extend(mounts_below(&checkout.state())?.iter().map(|path| format!("mount {}", path.display())));
-    list.extend(cgroups(checkout).iter().map(|path| format!("cgroup {}", path.display())));
+    let cgroups = cgroup::existing(&containers(&checkout.state())?);
+    list.extend(cgroups.iter().map(|path| format!("cgroup {}", path.display())));
     if checkout.state().exists() {
         list.push(format!("folder {}", checkout.state().display()));
     }
     Ok(list)
+}
+
+/// The containers of all nodes that this lab ever had: a killed run may have had more than this one will.
+fn containers(state: &Path) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for node in files::list(&state.join("nodes"))? {
+        all.append(&mut cgroup::containers(&state.join("nodes").join(node).join("run"))?);
+    }
+    Ok(all)
 }
 
 /// What was recorded, and what was started but not recorded any more.
@@ -139,35 +149,6 @@ fn remove_folder(folder: &Path) -> Result<()> {
         let _ = fs::remove_dir(shared);
     }
     Ok(())
-}
-
-/// The lab's cgroups: one in each hierarchy of version 1, one at all of version 2.
-fn cgroups(checkout: &Checkout) -> Vec<PathBuf> {
-    let root = Path::new(CGROUPS);
-    let hierarchies = files::list(root).unwrap_or_default().into_iter().map(|name| root.join(name));
-    let candidates = std::iter::once(root.to_owned()).chain(hierarchies);
-    // The hierarchies of version 1 have links beside them (cpu -> cpu,cpuacct).
-    let real = candidates.filter(|path| !path.is_symlink());
-    real.map(|path| path.join(checkout.cgroup())).filter(|path| path.is_dir()).collect()
-}
-
-/// The kernel removes a cgroup only when its processes are gone for good; until then it is tried again.
-fn remove_cgroups(checkout: &Checkout) -> Result<Seen> {
-    for cgroup in cgroups(checkout) {
-        remove_tree_of_folders(&cgroup);
-    }
-    let left = cgroups(checkout);
-    Ok(Seen::when(left.is_empty(), || format!("{left:?}")))
-}
-
-/// The files in a cgroup are the kernel's and go with their folder.
-fn remove_tree_of_folders(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree_of_folders(&entry.path());
-        }
-    }
-    let _ = fs::remove_dir(folder);
 }
 
 #[cfg(test)]

@@ -1,10 +1,6 @@
 //! The commands of `cargo lab`.
 
-use std::{
-    os::unix::process::CommandExt,
-    path::PathBuf,
-    process::{Command, ExitCode},
-};
+use std::{os::unix::process::CommandExt, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -12,6 +8,7 @@ use crate::{
     clear::down,
     cluster::Cluster,
     error::{Error, Result},
+    install::install_from_checkout,
     network, relay,
     up::{self, up},
 };
@@ -31,6 +28,9 @@ enum Subject {
         /// How many nodes.
         #[arg(long, default_value_t = up::NODES, value_parser = clap::value_parser!(u8).range(1..=i64::from(network::NODES_MAX)))]
         nodes: u8,
+        /// Build the images, load them and install the chart, or put newly built ones in their place.
+        #[arg(long)]
+        install: bool,
     },
     /// End everything, and check that nothing is left.
     Down,
@@ -82,7 +82,14 @@ impl Arguments {
 
     fn carry_out(self) -> Result<()> {
         match self.command {
-            Subject::Up { nodes } => up(nodes).map(|cluster| print_exports(&cluster)),
+            Subject::Up { nodes, install } => {
+                let cluster = up(nodes)?;
+                if install {
+                    install_from_checkout(&cluster)?;
+                }
+                print_exports(&cluster);
+                Ok(())
+            }
             Subject::Down => down(),
             Subject::Status => status(),
             Subject::Kubectl { arguments } => become_client(&Cluster::open()?, "kubectl", &arguments),
@@ -112,7 +119,7 @@ fn status() -> Result<()> {
 
 /// Becomes the program: its terminal, its signals and its exit code are the person's.
 fn become_client(cluster: &Cluster, program: &str, arguments: &[String]) -> Result<()> {
-    let mut command: Command = cluster.client(program);
+    let mut command = cluster.client(program);
     let source = command.args(arguments).exec();
     Err(Error::Start { program: program.to_owned(), source })
 }

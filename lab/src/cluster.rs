@@ -122,9 +122,9 @@ impl Cluster {
         self.dir.join("cni")
     }
 
-    /// The folder of libraries that programs on nodes need and the machine lacks; empty where it lacks none.
-    pub(crate) fn libraries(&self) -> PathBuf {
-        std::fs::read_link(self.dir.join("libraries")).unwrap_or_default()
+    /// The folder of libraries that runc and buildah need and the machine lacks, if it lacks any.
+    pub(crate) fn libraries(&self) -> Option<PathBuf> {
+        std::fs::read_link(self.dir.join("libraries")).ok()
     }
 
     /// A program of the lab that will talk to this cluster.

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A control plane answers after about 7 s on two idle cores; a loaded machine may take much longer.
-const READY_DEADLINE: Duration = Duration::from_secs(120);
+const READY_DEADLINE: Duration = Duration::from_mins(2);
 /// So much of a log is shown when its process has ended.
 const TAIL_LINES: usize = 15;
 

@@ -32,7 +32,7 @@ const CNI_FOLDERS: &[&str] = &["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni
 
 /// What the packages provide.
 #[derive(Debug)]
-pub struct Programs {
+pub(crate) struct Programs {
     /// Runs containers.
     pub runc: PathBuf,
     /// Builds images.
@@ -44,7 +44,7 @@ pub struct Programs {
 }
 
 /// Unpacks the packages where that has not been done, and says where the programs are.
-pub fn provide(cache: &Cache) -> Result<Programs> {
+pub(crate) fn provide(cache: &Cache) -> Result<Programs> {
     let root = cache.debian();
     let wanted = PACKAGES.join(" ");
     let is_unpacked = std::fs::read_to_string(root.join(MARKER)).is_ok_and(|list| list.trim() == wanted);

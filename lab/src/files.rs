@@ -5,12 +5,12 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 use crate::error::{Error, Result};
 
 /// The text of a file.
-pub fn read(path: &Path) -> Result<String> {
+pub(crate) fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(Error::file("read", path))
 }
 
 /// Writes a file and the folders above it. Readable by root alone: half of what the lab writes are keys.
-pub fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
+pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
     if let Some(parent) = path.parent() {
         make_folder(parent)?;
     }
@@ -19,18 +19,18 @@ pub fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
 }
 
 /// Makes a folder and those above it.
-pub fn make_folder(path: &Path) -> Result<()> {
+pub(crate) fn make_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(Error::file("make folder", path))
 }
 
 /// Makes a symbolic link, in place of what was there.
-pub fn link(target: &Path, link: &Path) -> Result<()> {
+pub(crate) fn link(target: &Path, link: &Path) -> Result<()> {
     remove(link)?;
     std::os::unix::fs::symlink(target, link).map_err(Error::file("make link", link))
 }
 
 /// Removes a file, if there is one.
-pub fn remove(path: &Path) -> Result<()> {
+pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
         _ => Ok(()),
@@ -38,7 +38,7 @@ pub fn remove(path: &Path) -> Result<()> {
 }
 
 /// The names in a folder, sorted; none where there is no folder.
-pub fn list(folder: &Path) -> Result<Vec<String>> {
+pub(crate) fn list(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(Error::file("list", folder))?,
@@ -52,13 +52,13 @@ pub fn list(folder: &Path) -> Result<Vec<String>> {
 }
 
 /// The last lines of a log; empty where there is none.
-pub fn tail(path: &Path, lines: usize) -> String {
+pub(crate) fn tail(path: &Path, lines: usize) -> String {
     let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     last_lines(&text, lines)
 }
 
 /// The last lines of a text.
-pub fn last_lines(text: &str, lines: usize) -> String {
+pub(crate) fn last_lines(text: &str, lines: usize) -> String {
     let all: Vec<_> = text.trim_end().lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }

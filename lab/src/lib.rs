@@ -1,6 +1,7 @@
 //! A real cluster on one machine: a control plane and nodes in namespaces of their own, built from package registries
 //! and taken down without a trace. The demo, the tests and the benches run on it. It knows nothing about tuning.
 
+mod cgroup;
 mod checkout;
 mod clear;
 pub mod cli;
@@ -9,13 +10,15 @@ mod control_plane;
 mod debian;
 mod error;
 mod files;
-mod images;
+pub mod images;
+mod install;
 mod namespace;
 mod network;
 mod node;
 mod pieces;
 mod pki;
 mod process;
+mod programs;
 mod relay;
 mod report;
 mod up;
@@ -24,6 +27,7 @@ pub use clear::down;
 pub use cluster::Cluster;
 pub use control_plane::Component;
 pub use error::{Error, Result};
+pub use install::{NAMESPACE, RELEASE, install, install_from_checkout};
 pub use namespace::NetNamespace;
 pub use node::Node;
 pub use process::Process;

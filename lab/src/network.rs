@@ -1,25 +1,30 @@
 //! The addresses of a lab, the same in every lab: each lives in network namespaces of its own.
 
 /// The record of the process that holds the control plane's network namespace.
-pub const HOLDER: &str = "network";
+pub(crate) const HOLDER: &str = "network";
 /// The bridge that joins the nodes, seen from them the router to everything else.
-pub const GATEWAY: &str = "10.90.0.1";
+pub(crate) const GATEWAY: &str = "10.90.0.1";
 /// The addresses of Services.
-pub const SERVICES: &str = "10.96.0.0/16";
+pub(crate) const SERVICES: &str = "10.96.0.0/16";
 /// The address of the `kubernetes` Service, the first of [`SERVICES`].
-pub const API_ADDRESS: &str = "10.96.0.1";
+pub(crate) const API_ADDRESS: &str = "10.96.0.1";
 /// The port of the `kubernetes` Service.
-pub const API_PORT: u16 = 443;
+pub(crate) const API_PORT: u16 = 443;
 /// Addresses end in one byte, of which the first ten are left to the lab.
-pub const NODES_MAX: u8 = 200;
+pub(crate) const NODES_MAX: u8 = 200;
 
 /// The address of a node, counted from 1.
-pub fn node_address(index: u8) -> String {
+pub(crate) fn node_address(index: u8) -> String {
     format!("10.90.0.{}", u16::from(index) + 10)
 }
 
+/// Where clients inside the lab find the API server.
+pub(crate) fn api_url() -> String {
+    format!("https://{API_ADDRESS}:{API_PORT}")
+}
+
 /// The addresses of the pods of a node.
-pub fn pod_subnet(index: u8) -> String {
+pub(crate) fn pod_subnet(index: u8) -> String {
     format!("10.244.{index}.0/24")
 }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    cgroup,
     cluster::Cluster,
     control_plane::wait_for_namespace,
     error::{Error, Result},
@@ -21,9 +22,9 @@ use crate::{
 };
 
 /// The image of the process that holds a pod's namespaces.
-pub const PAUSE_IMAGE: &str = "tcpclose.dev/pause:1";
+pub(crate) const PAUSE_IMAGE: &str = "tcpclose.dev/pause:1";
 /// Namespaces appear and containerd answers within a second on an idle machine.
-const START_DEADLINE: Duration = Duration::from_secs(60);
+const START_DEADLINE: Duration = Duration::from_mins(1);
 
 /// A node of a running lab.
 #[derive(Debug, Clone)]
@@ -145,7 +146,7 @@ impl Node {
     }
 
     /// Writes what the node's programs read when they start.
-    pub(crate) fn prepare(&self, cluster: &Cluster, authority: &Authority) -> Result<()> {
+    pub(crate) fn prepare(&self, authority: &Authority) -> Result<()> {
         let own = self.folder.join("var-lib");
         let kubelet = own.join("kubelet");
         let serves = Subject { name: &self.name, group: None, serves: &[&self.ip, &self.name, "127.0.0.1"] };
@@ -153,11 +154,8 @@ impl Node {
         files::write(&kubelet.join("pki/ca.crt"), files::read(authority.certificate())?)?;
         let user = format!("system:node:{}", self.name);
         let client = Subject { name: &user, group: Some("system:nodes"), serves: &[] };
-        let server = format!("https://{}:{}", network::API_ADDRESS, network::API_PORT);
-        authority.kubeconfig(&kubelet.join("kubeconfig"), &server, &client)?;
-        let cgroup = format!("{}/{}", cluster.checkout().cgroup(), self.name);
-        let config = include_str!("node/kubelet.yaml").replace("@CGROUP@", &cgroup);
-        files::write(&kubelet.join("config.yaml"), config)?;
+        authority.kubeconfig(&kubelet.join("kubeconfig"), &network::api_url(), &client)?;
+        files::write(&kubelet.join("config.yaml"), include_str!("node/kubelet.yaml"))?;
         let containerd = include_str!("node/containerd.toml")
             .replace("@SNAPSHOTTER@", snapshotter(&self.folder))
             .replace("@PAUSE@", PAUSE_IMAGE);
@@ -170,6 +168,7 @@ impl Node {
     pub(crate) fn start(&self, cluster: &Cluster) -> Result<()> {
         let run = self.folder.join("run");
         if run.exists() {
+            cgroup::remove(&cgroup::containers(&run)?)?;
             std::fs::remove_dir_all(&run).map_err(Error::file("empty", &run))?;
         }
         let script = self.folder.join("init.sh");
@@ -194,7 +193,7 @@ impl Node {
             .env("LAB_NODE_ADDRESS", &self.ip)
             .env("LAB_PROGRAMS", cluster.node_programs())
             .env("LAB_CNI_PLUGINS", cluster.cni_plugins())
-            .env("LAB_LIBRARIES", cluster.libraries());
+            .env("LAB_LIBRARIES", cluster.libraries().unwrap_or_default());
         let unshare =
             self.records.start(&self.name, &mut command, &self.folder.join("var-log/lab/init.log"))?;
         wait_for_namespace(unshare)?;
@@ -226,8 +225,7 @@ impl Node {
 /// overlayfs, but where the lab's folder is itself on one (a container): there it refuses to stack.
 fn snapshotter(folder: &Path) -> &'static str {
     const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
-    let is_overlay =
-        rustix::fs::statfs(folder).is_ok_and(|stat| i64::from(stat.f_type) == OVERLAYFS_SUPER_MAGIC);
+    let is_overlay = rustix::fs::statfs(folder).is_ok_and(|stat| stat.f_type == OVERLAYFS_SUPER_MAGIC);
     if is_overlay { "native" } else { "overlayfs" }
 }
 

@@ -24,7 +24,7 @@ const PAUSE: &str = "v1";
 
 /// A program and how to get it.
 #[derive(Debug)]
-pub struct Piece {
+pub(crate) struct Piece {
     /// Its file name.
     pub name: &'static str,
     version: &'static str,
@@ -68,7 +68,7 @@ const fn own(name: &'static str, version: &'static str) -> Piece {
 }
 
 /// All of them; those that take longest first.
-pub const PIECES: &[Piece] = &[
+pub(crate) const PIECES: &[Piece] = &[
     kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", &["--version"]),
     kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", &["--version"]),
     kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet", &["--version"]),
@@ -98,7 +98,7 @@ pub const PIECES: &[Piece] = &[
 ];
 
 /// Finds or builds every piece and links them into one folder.
-pub fn provide(checkout: &Checkout, cache: &Cache, into: &Path) -> Result<()> {
+pub(crate) fn provide(checkout: &Checkout, cache: &Cache, into: &Path) -> Result<()> {
     let mut missing = Vec::new();
     files::make_folder(into)?;
     for piece in PIECES {
@@ -126,7 +126,7 @@ fn find(piece: &Piece, cache: &Cache) -> Option<PathBuf> {
     for program in [assets.filter(|file| file.is_file()), on_path(piece.name)].into_iter().flatten() {
         let Some(arguments) = piece.version_arguments else { break };
         let answer = run(Command::new(&program).args(arguments)).unwrap_or_default();
-        if is_minor(&answer, piece.version) {
+        if is_same_minor(&answer, piece.version) {
             say(format!("takes {} from {}", piece.name, program.display()));
             return Some(program);
         }
@@ -139,7 +139,7 @@ fn cached(piece: &Piece, cache: &Cache) -> PathBuf {
 }
 
 /// Whether a program's answer names the wanted minor version: the lab is made for 1.37, whichever patch.
-fn is_minor(answer: &str, wanted: &str) -> bool {
+fn is_same_minor(answer: &str, wanted: &str) -> bool {
     let minor = |version: &str| {
         let mut parts = version.trim_start_matches('v').split('.');
         Some((parts.next()?.parse::<u32>().ok()?, parts.next()?.parse::<u32>().ok()?))
@@ -168,18 +168,15 @@ fn build(piece: &Piece, go: &Path, checkout: &Checkout, cache: &Cache) -> Result
 }
 
 fn linker_flags(piece: &Piece) -> String {
-    let mut flags = "-s -w".to_owned();
-    if let Some(variable) = piece.version_variable {
-        flags.push_str(&format!(" -X {variable}={}", piece.version));
-    }
+    let mut variables: Vec<_> =
+        piece.version_variable.iter().map(|variable| format!("{variable}={}", piece.version)).collect();
     if piece.module == "kubernetes" {
-        let mut parts = KUBERNETES.trim_start_matches('v').split('.');
-        for name in ["gitMajor", "gitMinor"] {
-            let part = parts.next().unwrap_or_default();
-            flags.push_str(&format!(" -X k8s.io/component-base/version.{name}={part}"));
-        }
+        let parts = KUBERNETES.trim_start_matches('v').split('.');
+        let names = ["gitMajor", "gitMinor"].into_iter().zip(parts);
+        variables.extend(names.map(|(name, part)| format!("k8s.io/component-base/version.{name}={part}")));
     }
-    flags
+    let sets = variables.iter().map(|variable| format!(" -X {variable}"));
+    std::iter::once("-s -w".to_owned()).chain(sets).collect()
 }
 
 fn no_go() -> Error {
@@ -193,12 +190,11 @@ fn no_go() -> Error {
 
 /// Go says itself that it is too old, but not what to do.
 fn explain(error: Error) -> Error {
-    match error {
-        Error::Failed { output, .. } if output.contains("requires go >=") => Error::Missing {
-            what: format!("the Go on this machine is too old: {output}"),
-            remedy: "install Go 1.26 or later from https://go.dev/dl".into(),
-        },
-        error => error,
+    let text = error.to_string();
+    let Some(line) = text.lines().find(|line| line.contains("requires go >=")) else { return error };
+    Error::Missing {
+        what: format!("the Go on this machine is too old: {line}"),
+        remedy: "install Go 1.26 or later from https://go.dev/dl".into(),
     }
 }
 
@@ -216,19 +212,19 @@ mod tests {
             ("containerd-shim-runc-v2:\n  Version:  v2.4.2\n", CONTAINERD),
             ("v4.3.1+g8bc8e27\n", HELM),
         ] {
-            assert!(is_minor(answer, wanted), "{answer}");
+            assert!(is_same_minor(answer, wanted), "{answer}");
         }
     }
 
     #[test]
     fn another_minor_version_is_not_taken() {
-        assert!(!is_minor("Client Version: v1.32.4-dispatcher\nKustomize Version: v5.5.0", KUBERNETES));
-        assert!(!is_minor("Kubernetes v1.3.72", KUBERNETES));
-        assert!(!is_minor(
+        assert!(!is_same_minor("Client Version: v1.32.4-dispatcher\nKustomize Version: v5.5.0", KUBERNETES));
+        assert!(!is_same_minor("Kubernetes v1.3.72", KUBERNETES));
+        assert!(!is_same_minor(
             "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u2",
             CONTAINERD
         ));
-        assert!(!is_minor("", KUBERNETES));
+        assert!(!is_same_minor("", KUBERNETES));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
 
 /// Who a certificate speaks for.
 #[derive(Debug, Clone, Default)]
-pub struct Subject<'a> {
+pub(crate) struct Subject<'a> {
     /// The user's name in Kubernetes, or the server's.
     pub name: &'a str,
     /// The user's group in Kubernetes.
@@ -25,7 +25,7 @@ pub struct Subject<'a> {
 
 /// A certificate with its key, as files.
 #[derive(Debug, Clone)]
-pub struct KeyAndCertificate {
+pub(crate) struct KeyAndCertificate {
     /// The certificate.
     pub certificate: PathBuf,
     /// Its key.
@@ -33,15 +33,14 @@ pub struct KeyAndCertificate {
 }
 
 /// The cluster's own certificate authority. Its key lives as long as the `up` that made it.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: PathBuf,
-    key: PathBuf,
 }
 
 impl Authority {
     /// Makes an authority and writes it as `ca.crt` and `ca.key` into a folder.
-    pub fn create(folder: &Path) -> Result<Self> {
+    pub(crate) fn create(folder: &Path) -> Result<Self> {
         let subject = "tcp-close-tuning-lab-ca";
         let failed = |source| Error::Certificate { subject: subject.to_owned(), source };
         let mut parameters = CertificateParams::default();
@@ -51,21 +50,21 @@ impl Authority {
         let pair = KeyPair::generate().map_err(failed)?;
         let certificate = parameters.self_signed(&pair).map_err(failed)?;
         let files = write(folder, "ca", &certificate.pem(), &pair)?;
-        Ok(Self { issuer: Issuer::new(parameters, pair), certificate: files.certificate, key: files.key })
+        Ok(Self { issuer: Issuer::new(parameters, pair), certificate: files.certificate })
     }
 
     /// The authority's certificate.
-    pub fn certificate(&self) -> &Path {
+    pub(crate) fn certificate(&self) -> &Path {
         &self.certificate
     }
 
-    /// The authority's key, for the cluster's own signer of certificate requests.
-    pub fn key(&self) -> &Path {
-        &self.key
-    }
-
     /// Issues a certificate into a folder, as `<file>.crt` and `<file>.key`.
-    pub fn issue(&self, folder: &Path, file: &str, subject: &Subject<'_>) -> Result<KeyAndCertificate> {
+    pub(crate) fn issue(
+        &self,
+        folder: &Path,
+        file: &str,
+        subject: &Subject<'_>,
+    ) -> Result<KeyAndCertificate> {
         let failed = |source| Error::Certificate { subject: subject.name.to_owned(), source };
         let serves: Vec<_> = subject.serves.iter().map(|name| (*name).to_owned()).collect();
         let mut parameters = CertificateParams::new(serves).map_err(failed)?;
@@ -80,7 +79,7 @@ impl Authority {
     }
 
     /// A kubeconfig for a client of the API server.
-    pub fn kubeconfig(&self, file: &Path, server: &str, client: &Subject<'_>) -> Result<()> {
+    pub(crate) fn kubeconfig(&self, file: &Path, server: &str, client: &Subject<'_>) -> Result<()> {
         let folder = file.parent().unwrap_or(Path::new("/"));
         let stem = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let pair = self.issue(folder, &stem, client)?;
@@ -97,7 +96,7 @@ impl Authority {
 }
 
 /// A key pair without a certificate, as `<file>.key` and `<file>.pub`: service account tokens are signed with it.
-pub fn bare_key(folder: &Path, file: &str) -> Result<()> {
+pub(crate) fn bare_key(folder: &Path, file: &str) -> Result<()> {
     let pair =
         KeyPair::generate().map_err(|source| Error::Certificate { subject: file.to_owned(), source })?;
     files::write(&folder.join(format!("{file}.key")), pair.serialize_pem())?;

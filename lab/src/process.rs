@@ -20,7 +20,7 @@ use crate::{
 
 /// Every process of a lab carries this variable with the lab's name: so a lab that was killed before it wrote a pid
 /// down still finds what it started.
-pub const MARK: &str = "TCPCLOSE_LAB";
+pub(crate) const MARK: &str = "TCPCLOSE_LAB";
 /// A process gets this long to end by itself.
 const GRACE: Duration = Duration::from_secs(10);
 /// The kernel gets this long to carry a SIGKILL out; containers with much memory take a moment.
@@ -107,18 +107,18 @@ impl Stat {
 
 /// The folder in which a lab records its processes, one file each.
 #[derive(Debug, Clone)]
-pub struct Records {
+pub(crate) struct Records {
     folder: PathBuf,
 }
 
 impl Records {
     /// Records in this folder.
-    pub fn new(folder: PathBuf) -> Self {
+    pub(crate) fn new(folder: PathBuf) -> Self {
         Self { folder }
     }
 
     /// Starts a program that outlives this one, its output in a log, and records it under a name.
-    pub fn start(&self, name: &str, command: &mut Command, log: &Path) -> Result<Process> {
+    pub(crate) fn start(&self, name: &str, command: &mut Command, log: &Path) -> Result<Process> {
         if let Some(parent) = log.parent() {
             files::make_folder(parent)?;
         }
@@ -137,26 +137,26 @@ impl Records {
     }
 
     /// The process that was recorded under a name, dead or alive.
-    pub fn get(&self, name: &str) -> Option<Process> {
+    pub(crate) fn get(&self, name: &str) -> Option<Process> {
         let text = std::fs::read_to_string(self.folder.join(name)).ok()?;
         let (pid, start) = text.trim().split_once(' ')?;
         Some(Process { pid: pid.parse().ok()?, start: start.parse().ok()? })
     }
 
     /// The process that was recorded under a name, if it runs.
-    pub fn alive(&self, name: &str) -> Option<Process> {
+    pub(crate) fn alive(&self, name: &str) -> Option<Process> {
         self.get(name).filter(Process::is_alive)
     }
 
     /// All that was recorded.
-    pub fn all(&self) -> Result<Vec<(String, Process)>> {
+    pub(crate) fn all(&self) -> Result<Vec<(String, Process)>> {
         let names = files::list(&self.folder)?;
         Ok(names.into_iter().filter_map(|name| self.get(&name).map(|process| (name, process))).collect())
     }
 }
 
 /// Every live process that carries the mark of a lab in its environment, but for this one.
-pub fn marked(lab: &str) -> Result<Vec<Process>> {
+pub(crate) fn marked(lab: &str) -> Result<Vec<Process>> {
     let wanted = format!("{MARK}={lab}");
     let is_ours = |pid: u32| {
         // A process that ends meanwhile has no environment any more; then it needs no end either.
@@ -172,7 +172,7 @@ pub fn marked(lab: &str) -> Result<Vec<Process>> {
 }
 
 /// Runs a program to its end and returns what it printed; an error holds the end of what it said.
-pub fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = output(command)?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
@@ -181,12 +181,12 @@ pub fn run(command: &mut Command) -> Result<String> {
 }
 
 /// Runs a program to its end, however it ends.
-pub fn output(command: &mut Command) -> Result<Output> {
+pub(crate) fn output(command: &mut Command) -> Result<Output> {
     command.output().map_err(|source| Error::Start { program: shown(command), source })
 }
 
 /// [`run`] with a text for its stdin.
-pub fn run_with_input(command: &mut Command, input: &[u8]) -> Result<String> {
+pub(crate) fn run_with_input(command: &mut Command, input: &[u8]) -> Result<String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|source| Error::Start { program: shown(command), source })?;
     // A program that ends early breaks the pipe; its own words say why, so they are the error.
@@ -211,13 +211,13 @@ fn failed(command: &Command, output: &Output) -> Error {
 }
 
 /// A command line as a person would type it.
-pub fn shown(command: &Command) -> String {
+pub(crate) fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// The first program of this name on the PATH.
-pub fn on_path(name: &str) -> Option<PathBuf> {
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     // Root's PATH often lacks the sbin folders, where ip and runc live.
     let folders =

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The name of its record.
-pub const RELAY: &str = "relay";
+pub(crate) const RELAY: &str = "relay";
 /// It only has to start and to listen.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// How long it waits after a failed accept; the usual reason is that descriptors ran out.

@@ -19,7 +19,7 @@ const POLL_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(500);
 
 /// The time since the first thing was said.
-pub fn elapsed() -> Duration {
+pub(crate) fn elapsed() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed()
 }
@@ -137,7 +137,7 @@ mod tests {
     fn a_process_that_has_ended_is_not_waited_for() {
         let ended =
             || Err(Error::Ended { name: "etcd".into(), log: "/dev/null".into(), tail: String::new() });
-        let error = poll_until("etcd answers", Duration::from_secs(60), ended).unwrap_err();
+        let error = poll_until("etcd answers", Duration::from_mins(1), ended).unwrap_err();
         assert!(matches!(error, Error::Ended { .. }), "{error}");
     }
 }

@@ -19,9 +19,9 @@ use crate::{
 };
 
 /// A kubelet registers within seconds of the API server; a loaded machine may take much longer.
-const NODES_DEADLINE: Duration = Duration::from_secs(180);
+const NODES_DEADLINE: Duration = Duration::from_mins(3);
 /// How many nodes a lab has if nobody says otherwise.
-pub const NODES: u8 = 3;
+pub(crate) const NODES: u8 = 3;
 
 /// Brings the lab of this checkout up, or finds it up.
 pub fn up(nodes: u8) -> Result<Cluster> {
@@ -96,7 +96,7 @@ fn start(cluster: &Cluster) -> Result<()> {
     cluster.start(Component::ApiServer)?;
     // Nodes start beside the control plane; their kubelets wait for it.
     for node in cluster.nodes() {
-        node.prepare(cluster, &authority)?;
+        node.prepare(&authority)?;
         node.start(cluster)?;
     }
     say(format!("started the control plane and {} nodes", cluster.nodes().len()));
@@ -134,13 +134,12 @@ fn certificates(cluster: &Cluster) -> Result<Authority> {
         Subject { name: "kube-apiserver-kubelet-client", group: Some("system:masters"), serves: &[] };
     authority.issue(&folder, "kubelet-client", &kubelets)?;
     pki::bare_key(&folder, "service-accounts")?;
-    let server = format!("https://{}:{}", network::API_ADDRESS, network::API_PORT);
     for (component, user) in [
         (Component::ControllerManager, "system:kube-controller-manager"),
         (Component::Scheduler, "system:kube-scheduler"),
     ] {
         let client = Subject { name: user, group: None, serves: &[] };
-        authority.kubeconfig(&cluster.component_kubeconfig(component), &server, &client)?;
+        authority.kubeconfig(&cluster.component_kubeconfig(component), &network::api_url(), &client)?;
     }
     Ok(authority)
 }
