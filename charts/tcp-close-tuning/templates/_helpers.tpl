@@ -1,0 +1,37 @@
+{{/*
+The name of everything in this chart. It does not follow the release's name: the CRDs and policies exist once in a
+cluster, and a second release shall fail by name instead of fighting the first.
+*/}}
+{{- define "tcp-close-tuning.name" -}}
+tcp-close-tuning
+{{- end }}
+
+{{/* Labels of every object. Takes a dict of root and, for a part of the whole, component. */}}
+{{- define "tcp-close-tuning.labels" -}}
+{{ include "tcp-close-tuning.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: {{ include "tcp-close-tuning.name" . }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* The labels that selectors use; they can never change. */}}
+{{- define "tcp-close-tuning.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "tcp-close-tuning.name" . }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- with .component }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* The reference of an image. Takes a dict of root and image. */}}
+{{- define "tcp-close-tuning.image" -}}
+{{- with .root.Values.imageRegistry }}{{ . }}/{{ end -}}
+{{ .image.repository }}
+{{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .root.Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* A ServiceAccount as the API server calls it. Takes a dict of root and component. */}}
+{{- define "tcp-close-tuning.username" -}}
+system:serviceaccount:{{ .root.Release.Namespace }}:{{ include "tcp-close-tuning.name" . }}-{{ .component }}
+{{- end }}
