@@ -1,0 +1,270 @@
+//! Assign: bring each node's TcpCloseNode to what was resolved. [`plan`] decides and computes only; [`carry_out`] talks to
+//! the API server.
+//!
+//! A write names the version of the object that it was planned from. If somebody was faster, or the cache was old, the API
+//! server answers 409; that is no error, because the event that made us late leads to a new plan.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crds::node::{EntryAction, SysctlEntry};
+use crds::{TcpCloseNode, TcpCloseNodeSpec, revision};
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde_json::{Value, json};
+
+use crate::FIELD_MANAGER;
+use crate::lead::Leadership;
+use crate::resolve::{NodeOrder, Resolution, is_order, is_removed};
+use crate::serve::Health;
+use crate::snapshot::{Node, OrderObject, Snapshot};
+
+/// Requests that are under way at once.
+const CONCURRENT: usize = 16;
+/// A request that has no answer by then is given up; the next turn plans it anew.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// For how long a write that was answered is taken for what the cache will show next.
+const SENT_FOR: Duration = Duration::from_secs(10);
+
+/// One write to one node's object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// The node has none.
+    Create {
+        /// The new object.
+        object: Box<TcpCloseNode>,
+        /// The uid of an object that an earlier Node of this name has left; it goes first.
+        instead_of: Option<String>,
+    },
+    /// The order has changed.
+    Patch {
+        /// The node.
+        name: String,
+        /// The JSON merge patch; it carries the version that it was planned from.
+        patch: Value,
+        /// Keys whose removal was acknowledged and whose entries this patch drops.
+        done: Vec<SysctlEntry>,
+    },
+    /// Its Node is gone.
+    Delete {
+        /// The node.
+        name: String,
+        /// The uid of the object.
+        uid: String,
+        /// Keys that were to be put back, and the node never said that it had.
+        unacknowledged: Vec<String>,
+    },
+}
+
+impl Write {
+    /// The node that it is for.
+    pub fn node(&self) -> &str {
+        match self {
+            Self::Create { object, .. } => object.metadata.name.as_deref().unwrap_or_default(),
+            Self::Patch { name, .. } | Self::Delete { name, .. } => name,
+        }
+    }
+}
+
+/// How often a node reports when nothing happens, so that all of them together stay within 50 writes a second.
+pub fn report_interval_seconds(nodes: usize) -> u32 {
+    match nodes {
+        0..=1_000 => 20,
+        1_001..=3_000 => 60,
+        3_001..=6_000 => 120,
+        _ => 300,
+    }
+}
+
+/// What has to be written so that every node's object is what was resolved; empty where it is already.
+pub fn plan(snapshot: &Snapshot, resolution: &Resolution) -> Vec<Write> {
+    let interval = report_interval_seconds(resolution.orders.len());
+    let orders = resolution.orders.iter().filter_map(|(name, order)| {
+        let node = snapshot.nodes.get(name)?;
+        plan_node(node, order, interval, snapshot)
+    });
+    let orphans = snapshot.orders.iter().filter(|(name, _)| !snapshot.nodes.contains_key(*name));
+    orders.chain(orphans.map(|(name, object)| delete(name, object))).collect()
+}
+
+fn plan_node(node: &Node, order: &NodeOrder, interval: u32, snapshot: &Snapshot) -> Option<Write> {
+    let spec = TcpCloseNodeSpec {
+        node_uid: node.uid().into(),
+        revision: revision::of_entries(&order.entries, &order.observe),
+        report_interval_seconds: interval,
+        sysctls: order.entries.clone(),
+        observe: order.observe.clone(),
+    };
+    let stored = snapshot.orders.get(&node.name_any()).and_then(|object| object.0.as_ref().ok());
+    match stored {
+        None => Some(Write::Create { object: Box::new(new_object(node, spec)), instead_of: None }),
+        Some(stored) if stored.spec.node_uid != spec.node_uid => {
+            Some(Write::Create { object: Box::new(new_object(node, spec)), instead_of: stored.uid() })
+        }
+        Some(stored) if stored.spec == spec => None,
+        Some(stored) => Some(patch(stored, &spec)),
+    }
+}
+
+fn new_object(node: &Node, spec: TcpCloseNodeSpec) -> TcpCloseNode {
+    let mut object = TcpCloseNode::new(&node.name_any(), spec);
+    // The Node's garbage: no controller, and nothing that keeps the Node from going.
+    object.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: Node::api_version(&()).into_owned(),
+        kind: Node::kind(&()).into_owned(),
+        name: node.name_any(),
+        uid: node.uid().into(),
+        block_owner_deletion: None,
+        controller: None,
+    }]);
+    object
+}
+
+fn patch(stored: &TcpCloseNode, spec: &TcpCloseNodeSpec) -> Write {
+    let done = stored.spec.sysctls.iter().filter(|entry| {
+        !is_order(entry)
+            && is_removed(stored, &entry.name)
+            && spec.sysctls.iter().all(|wanted| wanted.name != entry.name)
+    });
+    let mut fields = json!(spec);
+    for list in ["sysctls", "observe"] {
+        // In a merge patch what is absent stays, and null removes.
+        if fields.get(list).is_none() {
+            fields[list] = Value::Null;
+        }
+    }
+    Write::Patch {
+        name: stored.name_any(),
+        patch: json!({ "metadata": { "resourceVersion": stored.metadata.resource_version }, "spec": fields }),
+        done: done.cloned().collect(),
+    }
+}
+
+fn delete(name: &str, object: &OrderObject) -> Write {
+    let stored = object.0.as_ref().ok();
+    let unacknowledged = stored.into_iter().flat_map(|stored| {
+        let restores = stored.spec.sysctls.iter().filter(|entry| entry.action == EntryAction::Restore);
+        restores.filter(|entry| !is_removed(stored, &entry.name)).map(|entry| entry.name.clone())
+    });
+    Write::Delete {
+        name: name.into(),
+        uid: object.meta().uid.clone().unwrap_or_default(),
+        unacknowledged: unacknowledged.collect(),
+    }
+}
+
+/// Writes that the API server has taken and the cache may not show yet: they are not sent twice.
+#[derive(Default)]
+pub struct Sent(HashMap<String, (Write, Instant)>);
+
+impl Sent {
+    /// Those that have not just been sent.
+    pub fn without_sent(&mut self, writes: Vec<Write>, now: Instant) -> Vec<Write> {
+        self.0.retain(|_, (_, at)| now.duration_since(*at) < SENT_FOR);
+        writes
+            .into_iter()
+            .filter(|write| self.0.get(write.node()).is_none_or(|(sent, _)| sent != write))
+            .collect()
+    }
+
+    /// Remembers one that was taken.
+    pub fn note(&mut self, write: Write, now: Instant) {
+        self.0.insert(write.node().into(), (write, now));
+    }
+}
+
+/// A write to a node's object that the API server did not take.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The node's object was not created.
+    #[error("create TcpCloseNode {1}")]
+    Create(#[source] kube::Error, String),
+    /// The order was not written.
+    #[error("order TcpCloseNode {1}")]
+    Order(#[source] kube::Error, String),
+    /// The object of a Node that is gone was not deleted.
+    #[error("delete TcpCloseNode {1}, whose Node is gone")]
+    Delete(#[source] kube::Error, String),
+    /// The API server did not answer.
+    #[error("TcpCloseNode {node}: no answer within {} s", TIMEOUT.as_secs())]
+    Timeout {
+        /// The node.
+        node: String,
+    },
+}
+
+/// Sends them, a few at a time, as long as this operator leads. Returns those that were taken.
+pub async fn carry_out(
+    client: &Client,
+    writes: Vec<Write>,
+    leadership: &Leadership,
+    health: &Health,
+) -> Vec<Write> {
+    let sending = writes.into_iter().map(async |write| {
+        if !leadership.may_write() {
+            return None;
+        }
+        let result = tokio::time::timeout(TIMEOUT, send(client, &write)).await;
+        health.beat();
+        match result.unwrap_or_else(|_| Err(Error::Timeout { node: write.node().into() })) {
+            Ok(Taken::Yes) => Some(write),
+            Ok(Taken::TooLate) => None,
+            Err(error) => {
+                tracing::warn!("{}", crate::chain(&error));
+                None
+            }
+        }
+    });
+    futures::stream::iter(sending)
+        .buffer_unordered(CONCURRENT)
+        .filter_map(async |write| write)
+        .collect()
+        .await
+}
+
+/// What became of a write that did not fail.
+enum Taken {
+    Yes,
+    /// The object has moved on or gone: the next event says what to do.
+    TooLate,
+}
+
+async fn send(client: &Client, write: &Write) -> Result<Taken, Error> {
+    let api = Api::<TcpCloseNode>::all(client.clone());
+    match write {
+        Write::Create { object, instead_of } => {
+            let name = write.node();
+            if let Some(uid) = instead_of
+                && let Taken::TooLate = delete_uid(client, name, uid).await?
+            {
+                return Ok(Taken::TooLate);
+            }
+            let created = api.create(&PostParams::default(), object).await;
+            taken(created, |error| Error::Create(error, name.into()))
+        }
+        Write::Patch { name, patch, .. } => {
+            let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+            let patched = api.patch(name, &params, &Patch::Merge(patch)).await;
+            taken(patched, |error| Error::Order(error, name.clone()))
+        }
+        Write::Delete { name, uid, .. } => delete_uid(client, name, uid).await,
+    }
+}
+
+async fn delete_uid(client: &Client, name: &str, uid: &str) -> Result<Taken, Error> {
+    let this_one = Preconditions { uid: Some(uid.into()), resource_version: None };
+    let params = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
+    // The answer to a deletion is the object, which may be one that cannot be decoded.
+    let deleted = Api::<OrderObject>::all(client.clone()).delete(name, &params).await;
+    taken(deleted, |error| Error::Delete(error, name.into()))
+}
+
+fn taken<T>(result: kube::Result<T>, error: impl FnOnce(kube::Error) -> Error) -> Result<Taken, Error> {
+    match result {
+        Ok(_) => Ok(Taken::Yes),
+        Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => Ok(Taken::TooLate),
+        Err(other) => Err(error(other)),
+    }
+}

@@ -1,0 +1,148 @@
+//! Lead: one operator at a time writes. The others keep their caches warm.
+//!
+//! The lease alone is not enough: while the API server is away, a lease manager goes on saying that it leads after its
+//! lease has run out. So every successful renewal moves a deadline on this process's own monotonic clock, and past
+//! it nothing is written.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::{Method, Request};
+use kube::Client;
+use kube::client::Body;
+use kube_lease_manager::{LeaseCreateMode, LeaseManager, LeaseManagerError, LeaseParams};
+use tokio::sync::watch;
+
+/// The lease, in the operator's namespace.
+const LEASE: &str = "tcp-close-tuning-operator";
+/// A lease that is not renewed for this long is free.
+const DURATION: Duration = Duration::from_secs(15);
+/// It is renewed when this much of it is left.
+const GRACE: Duration = Duration::from_secs(10);
+/// Writing stops this long before the lease runs out: a request that was allowed arrives a little later.
+const MARGIN: Duration = Duration::from_secs(2);
+/// Between attempts while the API server is away.
+const RETRY: Duration = Duration::from_secs(1);
+/// Releasing the lease is a courtesy to the next one; shutting down does not wait longer for it.
+const RELEASE: Duration = Duration::from_secs(2);
+
+/// Whether this operator leads, and until when it may write.
+#[derive(Clone)]
+pub struct Leadership {
+    leads: watch::Receiver<bool>,
+    deadline: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Leadership {
+    /// Asked before every write.
+    pub fn may_write(&self) -> bool {
+        let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.leads.borrow() && deadline.is_some_and(|deadline| Instant::now() < deadline)
+    }
+
+    /// Returns when it may write, or may no longer.
+    pub async fn changed(&mut self) {
+        if self.leads.changed().await.is_err() {
+            // Nobody competes for the lease any longer: the process is ending.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Competes for the lease, and releases it in the end.
+pub struct Candidate {
+    client: Client,
+    namespace: String,
+    identity: String,
+    leads: watch::Sender<bool>,
+}
+
+impl Candidate {
+    /// A candidate that does not compete yet, and what others ask.
+    pub fn new(client: &Client, namespace: &str, identity: &str) -> (Self, Leadership) {
+        let (leads, receiver) = watch::channel(false);
+        let deadline = Arc::new(Mutex::new(None));
+        let client = noting_renewals(client.clone(), namespace, deadline.clone());
+        let candidate = Self { client, namespace: namespace.into(), identity: identity.into(), leads };
+        (candidate, Leadership { leads: receiver, deadline })
+    }
+
+    /// Competes until told to stop.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            let competing = self.compete(stop.clone()).await;
+            // Without a lease nobody leads.
+            self.note(false);
+            if let Err(error) = competing {
+                tracing::warn!("lease {}/{LEASE}: {}", self.namespace, crate::chain(&error));
+                let _ = tokio::time::timeout(RETRY, stop.wait_for(|stop| *stop)).await;
+            }
+        }
+    }
+
+    /// Until told to stop, or until there is no lease to compete for.
+    async fn compete(&self, mut stop: watch::Receiver<bool>) -> Result<(), LeaseManagerError> {
+        let params = LeaseParams::new(self.identity.clone(), DURATION.as_secs(), GRACE.as_secs());
+        let client = self.client.clone();
+        let making = LeaseManager::new(client, LEASE, &self.namespace, params, LeaseCreateMode::AutoCreate);
+        let manager = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            manager = making => manager?,
+        };
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => {}
+            error = self.follow(&manager) => return Err(error),
+        }
+        if self.leads.send_replace(false) {
+            let _ = tokio::time::timeout(RELEASE, manager.release()).await;
+        }
+        Ok(())
+    }
+
+    /// Notes who leads until the lease has gone. Other errors pass: the manager renews, or loses, when it can again.
+    async fn follow(&self, manager: &LeaseManager) -> LeaseManagerError {
+        let mut told = false;
+        loop {
+            match manager.changed().await {
+                Ok(leads) => {
+                    told = false;
+                    self.note(leads);
+                }
+                Err(error @ LeaseManagerError::NonexistentLease(_)) => return error,
+                Err(error) => {
+                    if !told {
+                        let error = crate::chain(&error);
+                        tracing::warn!("lease {}/{LEASE}: {error}; retrying", self.namespace);
+                    }
+                    told = true;
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn note(&self, leads: bool) {
+        if self.leads.send_replace(leads) != leads {
+            tracing::info!(identity = self.identity, "{}", if leads { "leads" } else { "stands by" });
+        }
+    }
+}
+
+/// The same client, noting when a write to the lease was sent that the API server took.
+fn noting_renewals(client: Client, namespace: &str, deadline: Arc<Mutex<Option<Instant>>>) -> Client {
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (client, deadline) = (client.clone(), deadline.clone());
+        async move {
+            let renews = request.method() == Method::PATCH;
+            // The lease runs from when it was asked for, not from when the answer came.
+            let asked = Instant::now();
+            let response = client.send(request).await?;
+            if renews && response.status().is_success() {
+                let until = asked + DURATION.saturating_sub(MARGIN);
+                *deadline.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+            }
+            Ok::<_, kube::Error>(response)
+        }
+    });
+    Client::new(service, namespace)
+}

@@ -1,0 +1,264 @@
+//! Resolve: for every node and every sysctl, which tuning orders it, and what becomes of keys that nothing orders any
+//! longer. Takes what is known of the cluster, returns what is to be ordered; no client, no clock.
+//!
+//! Absence is never an order: a key that was ordered gets a Restore or a Release, and loses its entry only after its node
+//! has acknowledged that.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use crds::TcpCloseNode;
+use crds::node::{EntryAction, ObservedTuning, SysctlEntry, TuningReference};
+use crds::state::State;
+use crds::tuning::{ClientsBehindNatWord, Mode, RemovalPolicy, TcpCloseTuningSpec};
+use tcp_close::Sysctl;
+
+use crate::snapshot::{Node, Snapshot, Tuning};
+
+/// The schema takes no more. More tunings than this on one node are not looked at by anybody.
+const OBSERVE_MAX: usize = 64;
+
+/// What is to be ordered, by node name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resolution {
+    /// One for each Linux node, and for each other node that still holds an order.
+    pub orders: BTreeMap<String, NodeOrder>,
+}
+
+/// What is to be ordered on one node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeOrder {
+    /// Sysctl by sysctl, in the order of the catalogue.
+    pub entries: Vec<SysctlEntry>,
+    /// Tunings that only observe it, by name.
+    pub observe: Vec<ObservedTuning>,
+    /// How every tuning that enforces something here fares.
+    pub claims: Vec<Claim>,
+}
+
+/// How a tuning fares with one of its sysctls on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The sysctl.
+    pub sysctl: Sysctl,
+    /// The uid of the tuning.
+    pub tuning: String,
+    /// How it fares.
+    pub standing: Standing,
+}
+
+/// How a claim fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is the order.
+    Wins,
+    /// Another tuning of the same priority orders the same value: both have what they want.
+    Agrees,
+    /// A tuning of higher priority (or one that nobody can read any longer) orders it.
+    Overridden {
+        /// The uid of the winner.
+        by: String,
+    },
+    /// A tuning of the same priority, but older, orders another value.
+    Conflict {
+        /// The uid of the winner.
+        with: String,
+    },
+}
+
+/// What is to be ordered on every node.
+pub fn resolve(snapshot: &Snapshot) -> Resolution {
+    let tunings = Ranked::new(&snapshot.tunings);
+    let orders = snapshot
+        .nodes
+        .iter()
+        .filter(|(name, node)| node.is_linux() || snapshot.orders.contains_key(*name))
+        // What an undecodable order holds is unknown: it stays as it is.
+        .filter(|(name, _)| snapshot.orders.get(*name).is_none_or(|order| order.0.is_ok()))
+        .map(|(name, node)| (name.clone(), resolve_node(node, snapshot.order_of(node), &tunings)))
+        .collect();
+    Resolution { orders }
+}
+
+/// Tunings by what they may do, those that enforce in the order of precedence.
+struct Ranked<'a> {
+    enforce: Vec<(&'a Tuning, &'a TcpCloseTuningSpec)>,
+    observe: Vec<(&'a Tuning, &'a TcpCloseTuningSpec)>,
+    frozen: Vec<&'a Tuning>,
+}
+
+impl<'a> Ranked<'a> {
+    fn new(tunings: &'a [Tuning]) -> Self {
+        let in_mode = |mode| {
+            let of_mode = tunings.iter().filter_map(move |tuning| Some((tuning, tuning.in_mode(mode)?)));
+            of_mode.collect::<Vec<_>>()
+        };
+        let mut enforce = in_mode(Mode::Enforce);
+        enforce.sort_by_key(|(tuning, spec)| (Reverse(spec.priority()), tuning.created, &tuning.name));
+        let mut observe = in_mode(Mode::Observe);
+        observe.sort_by_key(|(tuning, _)| &tuning.name);
+        Self { enforce, observe, frozen: tunings.iter().filter(|tuning| tuning.is_frozen()).collect() }
+    }
+
+    fn is_frozen(&self, uid: &str) -> bool {
+        self.frozen.iter().any(|tuning| tuning.uid == uid)
+    }
+}
+
+fn resolve_node(node: &Node, prior: Option<&TcpCloseNode>, tunings: &Ranked<'_>) -> NodeOrder {
+    let matching: Vec<_> =
+        tunings.enforce.iter().filter(|(tuning, _)| tuning.matches(node)).copied().collect();
+    let observers: Vec<_> =
+        tunings.observe.iter().filter(|(tuning, _)| tuning.matches(node)).copied().collect();
+    let mut order = NodeOrder::default();
+    for sysctl in Sysctl::ALL {
+        let last = prior.and_then(|prior| entry_of(prior, sysctl.name()));
+        let frozen = last.filter(|last| is_order(last) && tunings.is_frozen(&last.tuning.uid));
+        let claims = contest(sysctl, &matching, frozen);
+        let winner = claims.iter().position(|claim| claim.standing == Standing::Wins);
+        let winner =
+            winner.and_then(|at| matching.iter().find(|(tuning, _)| tuning.uid == claims[at].tuning));
+        let entry = match (frozen, winner, last) {
+            (Some(frozen), _, _) => Some(frozen.clone()),
+            (None, Some((tuning, spec)), _) => Some(set(sysctl, tuning, spec)),
+            (None, None, Some(last)) => wind_down(last, prior, &observers),
+            (None, None, None) => None,
+        };
+        order.entries.extend(entry);
+        order.claims.extend(claims);
+    }
+    // A newer operator may have ordered what this one does not know: that is not this one's to take back.
+    let unknown = prior.into_iter().flat_map(|prior| &prior.spec.sysctls);
+    order.entries.extend(unknown.filter(|entry| Sysctl::from_name(&entry.name).is_none()).cloned());
+    order.observe = observe(prior, &observers, tunings);
+    order
+}
+
+/// How everybody who orders this sysctl here fares. The first of the highest priority wins, unless a frozen tuning holds it.
+fn contest(
+    sysctl: Sysctl,
+    matching: &[(&Tuning, &TcpCloseTuningSpec)],
+    frozen: Option<&SysctlEntry>,
+) -> Vec<Claim> {
+    let mut claimants =
+        matching.iter().filter_map(|(tuning, spec)| Some((tuning, spec, spec.sysctls.get(sysctl)?)));
+    let claim = |tuning: &Tuning, standing| Claim { sysctl, tuning: tuning.uid.clone(), standing };
+    if let Some(frozen) = frozen {
+        let by = &frozen.tuning.uid;
+        return claimants
+            .map(|(tuning, ..)| claim(tuning, Standing::Overridden { by: by.clone() }))
+            .collect();
+    }
+    let Some((winner, best, value)) = claimants.next() else { return Vec::new() };
+    let losers = claimants.map(|(tuning, spec, other)| {
+        let standing = if spec.priority() < best.priority() {
+            Standing::Overridden { by: winner.uid.clone() }
+        } else if other == value {
+            Standing::Agrees
+        } else {
+            Standing::Conflict { with: winner.uid.clone() }
+        };
+        claim(tuning, standing)
+    });
+    std::iter::once(claim(winner, Standing::Wins)).chain(losers).collect()
+}
+
+fn set(sysctl: Sysctl, tuning: &Tuning, spec: &TcpCloseTuningSpec) -> SysctlEntry {
+    SysctlEntry {
+        name: sysctl.name().into(),
+        action: EntryAction::Set,
+        value: spec.sysctls.get(sysctl),
+        tuning: reference(tuning),
+        clients_behind_nat: word_on_nat(spec),
+        removal_policy: spec.removal_policy(),
+    }
+}
+
+/// What becomes of a key that no tuning orders any longer.
+fn wind_down(
+    last: &SysctlEntry,
+    prior: Option<&TcpCloseNode>,
+    observers: &[(&Tuning, &TcpCloseTuningSpec)],
+) -> Option<SysctlEntry> {
+    let observer = observers.iter().find(|(tuning, _)| tuning.uid == last.tuning.uid);
+    match (last.action, observer) {
+        (EntryAction::Set | EntryAction::Hold, Some((tuning, spec))) => Some(SysctlEntry {
+            action: EntryAction::Hold,
+            tuning: reference(tuning),
+            clients_behind_nat: word_on_nat(spec),
+            removal_policy: spec.removal_policy(),
+            ..last.clone()
+        }),
+        (EntryAction::Set | EntryAction::Hold, None) => Some(SysctlEntry {
+            action: match last.removal_policy {
+                RemovalPolicy::Restore => EntryAction::Restore,
+                RemovalPolicy::Keep => EntryAction::Release,
+            },
+            value: None,
+            ..last.clone()
+        }),
+        (EntryAction::Restore | EntryAction::Release, _) => {
+            let done = prior.is_some_and(|prior| is_removed(prior, &last.name));
+            (!done).then(|| last.clone())
+        }
+    }
+}
+
+fn observe(
+    prior: Option<&TcpCloseNode>,
+    observers: &[(&Tuning, &TcpCloseTuningSpec)],
+    tunings: &Ranked<'_>,
+) -> Vec<ObservedTuning> {
+    let kept = prior.into_iter().flat_map(|prior| &prior.spec.observe);
+    let kept = kept.filter(|observed| tunings.is_frozen(&observed.tuning.uid)).cloned();
+    let fresh = observers.iter().map(|(tuning, spec)| ObservedTuning {
+        tuning: reference(tuning),
+        sysctls: spec.sysctls.clone(),
+        clients_behind_nat: word_on_nat(spec),
+    });
+    let mut all: Vec<_> = kept.chain(fresh).collect();
+    all.sort_by(|one, other| one.tuning.name.cmp(&other.tuning.name));
+    all.truncate(OBSERVE_MAX);
+    all
+}
+
+fn reference(tuning: &Tuning) -> TuningReference {
+    TuningReference { name: tuning.name.clone(), uid: tuning.uid.clone(), revision: tuning.revision.clone() }
+}
+
+fn word_on_nat(spec: &TcpCloseTuningSpec) -> Option<ClientsBehindNatWord> {
+    spec.safety.as_ref().and_then(|safety| safety.clients_behind_nat)
+}
+
+fn entry_of<'a>(order: &'a TcpCloseNode, name: &str) -> Option<&'a SysctlEntry> {
+    order.spec.sysctls.iter().find(|entry| entry.name == name)
+}
+
+/// Whether an entry keeps a value in force, as opposed to taking it back.
+pub fn is_order(entry: &SysctlEntry) -> bool {
+    match entry.action {
+        EntryAction::Set | EntryAction::Hold => true,
+        EntryAction::Restore | EntryAction::Release => false,
+    }
+}
+
+/// Whether the node's agent has carried out the order as it stands.
+pub fn is_acknowledged(order: &TcpCloseNode) -> bool {
+    order.status.as_ref().is_some_and(|status| {
+        status.observed_generation >= order.metadata.generation.unwrap_or_default()
+            && status.observed_revision.as_deref() == Some(order.spec.revision.as_str())
+    })
+}
+
+/// Whether the node's agent has put this key back (or let go of it), so that its entry can go.
+pub fn is_removed(order: &TcpCloseNode, name: &str) -> bool {
+    let Some(status) = order.status.as_ref().filter(|_| is_acknowledged(order)) else { return false };
+    // An agent says nothing of a key that it has never written and does not know.
+    status.sysctls.iter().find(|row| row.name == name).is_none_or(|row| match State::parse(&row.state) {
+        Some(state) => state.is_removed() || state == State::Unsupported,
+        None => false,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! The two loops. One turns what changed into orders, at once; the other turns it into statuses, a moment later.
+
+use std::time::{Duration, Instant};
+
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::assign::{self, Sent};
+use crate::lead::{Candidate, Leadership};
+use crate::resolve::resolve;
+use crate::serve::{Health, serve};
+use crate::watch::Caches;
+
+/// Every loop turns at least this often: silence has to be noticed, and what failed is tried again.
+const TICK: Duration = Duration::from_secs(5);
+/// Changes that come together lead to one order. Long enough for the rest of a burst that has already been received.
+const ORDER_AFTER: Duration = Duration::from_millis(2);
+/// Orders and reports of one change come within this time, and lead to one status.
+const STATUS_AFTER: Duration = Duration::from_millis(150);
+/// A loop waits this many times as long as its last turn computed, so that it takes at most a fifth of a core.
+const REST: u32 = 4;
+
+/// Who this operator is.
+pub struct Settings {
+    /// Its namespace, where the lease lives.
+    pub namespace: String,
+    /// Its name among its replicas.
+    pub identity: String,
+}
+
+/// Works until `stop` turns true.
+pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop: watch::Receiver<bool>) {
+    let health = Health::default();
+    let (caches, watching) = Caches::start(&client);
+    let (candidate, leadership) = Candidate::new(&client, &settings.namespace, &settings.identity);
+    let mut stopping = stop.clone();
+    let orders = order(client.clone(), caches.clone(), leadership.clone(), health.clone());
+    let listed = async {
+        caches.listed().await;
+        health.note_listed();
+        std::future::pending::<()>().await;
+    };
+    let work = async {
+        tokio::join!(watching, orders, listed);
+    };
+    let until_stopped = async {
+        tokio::select! {
+            () = work => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+    };
+    // Work ends first, then the lease is released: nobody else starts while this one still writes.
+    let (served, (), ()) =
+        tokio::join!(serve(listener, health.clone(), stop.clone()), until_stopped, candidate.run(stop));
+    if let Err(error) = served {
+        tracing::warn!("health endpoints: {error}");
+    }
+}
+
+/// Turns changes into orders.
+async fn order(client: Client, caches: Caches, leadership: Leadership, health: Health) {
+    let mut sent = Sent::default();
+    let mut pace = Pace::new(&caches, &leadership, ORDER_AFTER);
+    loop {
+        pace.next(&health).await;
+        if !health.is_ready() || !leadership.may_write() {
+            continue;
+        }
+        let started = Instant::now();
+        let snapshot = caches.snapshot();
+        let resolution = resolve(&snapshot);
+        let writes = sent.without_sent(assign::plan(&snapshot, &resolution), started);
+        pace.worked(started.elapsed());
+        for write in assign::carry_out(&client, writes, &leadership, &health).await {
+            sent.note(write, Instant::now());
+        }
+    }
+}
+
+/// When a loop turns.
+struct Pace {
+    changes: watch::Receiver<u64>,
+    leadership: Leadership,
+    after: Duration,
+    rest: Duration,
+}
+
+impl Pace {
+    fn new(caches: &Caches, leadership: &Leadership, after: Duration) -> Self {
+        Self { changes: caches.changes(), leadership: leadership.clone(), after, rest: Duration::ZERO }
+    }
+
+    /// Waits for a change, or a tick. What changes from here on is for the next turn.
+    async fn next(&mut self, health: &Health) {
+        tokio::select! {
+            _ = self.changes.changed() => tokio::time::sleep(self.after.max(self.rest)).await,
+            () = self.leadership.changed() => {}
+            () = tokio::time::sleep(TICK) => {}
+        }
+        self.changes.mark_unchanged();
+        health.beat();
+    }
+
+    /// The computing of this turn took so long.
+    fn worked(&mut self, took: Duration) {
+        self.rest = took * REST;
+    }
+}

@@ -1,0 +1,164 @@
+//! What is known of the cluster at one moment: the input of every step that only computes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crds::tuning::Mode;
+use crds::{TcpCloseNode, TcpCloseTuning, TcpCloseTuningSpec, TcpCloseTuningStatus, revision};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::DeserializeGuard;
+use kube::{Resource, ResourceExt};
+use serde::Deserialize;
+
+/// The label that every Linux node carries.
+const OS_LABEL: &str = "kubernetes.io/os";
+
+/// A Node, less everything that tuning does not look at: a real one has 10 to 20 KB.
+#[derive(Resource, Clone, Debug, Default, Deserialize)]
+#[resource(inherit = "k8s_openapi::api::core::v1::Node")]
+pub struct Node {
+    /// Name, uid, labels.
+    pub metadata: ObjectMeta,
+    /// Whether it is Ready.
+    #[serde(default)]
+    pub status: NodeStatus,
+}
+
+/// The part of a Node's status that tuning looks at.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NodeStatus {
+    /// Ready and its like.
+    #[serde(default)]
+    pub conditions: Vec<NodeCondition>,
+}
+
+/// One condition of a Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NodeCondition {
+    /// `Ready`
+    #[serde(rename = "type", default)]
+    pub type_: String,
+    /// `True`
+    #[serde(default)]
+    pub status: String,
+}
+
+impl Node {
+    /// Whether it runs Linux.
+    pub fn is_linux(&self) -> bool {
+        self.labels().get(OS_LABEL).is_some_and(|os| os == "linux")
+    }
+
+    /// Whether its kubelet says that it works.
+    pub fn is_ready(&self) -> bool {
+        self.status
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    }
+
+    /// Its uid; empty for a Node that no API server has seen.
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// Drops what nothing here reads.
+    pub fn strip(&mut self) {
+        self.metadata.managed_fields = None;
+        self.metadata.annotations = None;
+        self.metadata.owner_references = None;
+        self.status.conditions.retain(|condition| condition.type_ == "Ready");
+    }
+}
+
+/// A tuning as the API server holds it. One that cannot be decoded is still there, with its name and uid.
+pub type TuningObject = DeserializeGuard<TcpCloseTuning>;
+/// A node's order and report as the API server holds it.
+pub type OrderObject = DeserializeGuard<TcpCloseNode>;
+
+/// A tuning.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// Its name.
+    pub name: String,
+    /// Its uid: a tuning made anew under an old name is another one.
+    pub uid: String,
+    /// The generation of its spec.
+    pub generation: i64,
+    /// The version of the whole object.
+    pub resource_version: String,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// Whether somebody has deleted it and a finalizer of somebody else's keeps it.
+    pub deleting: bool,
+    /// What it orders, or why that cannot be read.
+    pub spec: Result<TcpCloseTuningSpec, String>,
+    /// The revision of its spec.
+    pub revision: String,
+    /// What is stored of its status.
+    pub status: Option<TcpCloseTuningStatus>,
+}
+
+impl From<&TuningObject> for Tuning {
+    fn from(object: &TuningObject) -> Self {
+        let meta = object.meta();
+        let (spec, status) = match &object.0 {
+            Ok(tuning) => (Ok(tuning.spec.clone()), tuning.status.clone()),
+            Err(invalid) => (Err(invalid.error.clone()), None),
+        };
+        Self {
+            name: meta.name.clone().unwrap_or_default(),
+            uid: meta.uid.clone().unwrap_or_default(),
+            generation: meta.generation.unwrap_or_default(),
+            resource_version: meta.resource_version.clone().unwrap_or_default(),
+            created: meta.creation_timestamp.as_ref().map(|time| time.0),
+            deleting: meta.deletion_timestamp.is_some(),
+            revision: spec.as_ref().map(revision::of_tuning).unwrap_or_default(),
+            spec,
+            status,
+        }
+    }
+}
+
+impl Tuning {
+    /// Its spec, if it is to be carried out in this mode: decoded, and not being deleted.
+    pub fn in_mode(&self, mode: Mode) -> Option<&TcpCloseTuningSpec> {
+        self.spec.as_ref().ok().filter(|spec| !self.deleting && spec.mode == mode)
+    }
+
+    /// Whether it is there and nobody can say what it wants.
+    pub fn is_frozen(&self) -> bool {
+        self.spec.is_err() && !self.deleting
+    }
+
+    /// Whether it is for this node.
+    pub fn matches(&self, node: &Node) -> bool {
+        node.is_linux() && self.spec.as_ref().is_ok_and(|spec| spec.node_selector.matches(node.labels()))
+    }
+}
+
+/// Everything that was listed, as it stands now.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Nodes by name.
+    pub nodes: BTreeMap<String, Arc<Node>>,
+    /// Tunings, by name.
+    pub tunings: Vec<Tuning>,
+    /// Orders and reports by node name.
+    pub orders: BTreeMap<String, Arc<OrderObject>>,
+}
+
+impl Snapshot {
+    /// The order of this very Node: one of an earlier Node of the same name is not adopted, and one that cannot be decoded
+    /// says nothing.
+    pub fn order_of(&self, node: &Node) -> Option<&TcpCloseNode> {
+        let order = self.orders.get(&node.name_any())?.0.as_ref().ok()?;
+        (order.spec.node_uid == node.uid()).then_some(order)
+    }
+
+    /// The tuning of this uid.
+    pub fn tuning(&self, uid: &str) -> Option<&Tuning> {
+        self.tunings.iter().find(|tuning| tuning.uid == uid)
+    }
+}
