@@ -1,11 +1,13 @@
-//! The one function that makes a client for the API server.
+//! The one function that makes a client for the API server, and how long a broken watch rests.
 
 use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ClientBuilder, ConfigExt};
+use kube::runtime::watcher::ExponentialBackoff;
 use kube::{Client, Config};
 use tower::ServiceBuilder;
 use tower::util::BoxService;
@@ -18,6 +20,21 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// Connections that nobody uses are closed soon: 15,000 agents that report once in a while must not hold 15,000 more.
 const IDLE: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(5);
+/// A watch that broke is opened again after the first, then after twice as long, up to the second.
+const REST_FIRST: Duration = Duration::from_millis(500);
+const REST_MAX: Duration = Duration::from_secs(12);
+
+/// How long a broken watch rests before it is opened again: with jitter, so that a fleet does not come back at once, and
+/// never so long that an API server that is back stays unnoticed for 30 s.
+pub fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(REST_FIRST)
+        .with_max_delay(REST_MAX)
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times()
+        .into()
+}
 
 /// Makes a client that notices a dead connection within 60 s and keeps none idle for long.
 ///

@@ -129,7 +129,7 @@ fn hold_back_units(entries: &Entries, verdicts: &mut BTreeMap<Sysctl, Verdict>) 
 }
 
 /// The keys that stand or fall together: those of one tuning, and the tunings that share the dependent keys.
-fn units(entries: &Entries) -> Vec<BTreeSet<Sysctl>> {
+pub(crate) fn units(entries: &Entries) -> Vec<BTreeSet<Sysctl>> {
     let mut by_tuning: BTreeMap<&str, BTreeSet<Sysctl>> = BTreeMap::new();
     for (&sysctl, entry) in entries {
         by_tuning.entry(&entry.tuning).or_default().insert(sysctl);

@@ -79,6 +79,16 @@ pub struct Record {
 }
 
 impl Record {
+    /// A record whose value another program has replaced, and that was left alone: nothing is ours any longer.
+    pub const fn abandoned(baseline: i64) -> Self {
+        Self { baseline, confirmed: None, intended: None }
+    }
+
+    /// Whether nothing is ours any longer.
+    pub fn is_abandoned(&self) -> bool {
+        self.confirmed.is_none() && self.intended.is_none()
+    }
+
     /// Whether a value in the kernel is of our making.
     pub fn is_ours(&self, live: i64) -> bool {
         self.confirmed == Some(live) || self.intended == Some(live)

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::Sysctl;
-use crate::judge::{Verdict, judge};
+use crate::judge::{Verdict, judge, units};
 use crate::kernel::NodeFacts;
 use crate::order::{Action, Entries, Reading, Readings, Record, Records};
 use crate::rule::Refusal;
@@ -90,6 +90,17 @@ impl Plan {
             .collect();
         writes.sort_by_key(|write| (rank(write), write.sysctl));
         writes
+    }
+
+    /// The writes, in lists that each happen as a whole or not at all: what one tuning orders, and keys that depend on
+    /// each other.
+    pub fn transactions(&self, entries: &Entries) -> Vec<Vec<Write>> {
+        let writes = self.writes();
+        units(entries)
+            .iter()
+            .map(|unit| writes.iter().copied().filter(|write| unit.contains(&write.sysctl)).collect())
+            .filter(|transaction: &Vec<Write>| !transaction.is_empty())
+            .collect()
     }
 
     /// Its spoken form, one line for each write.
@@ -291,6 +302,22 @@ mod tests {
         let plan =
             plan(&Entries::new(), &live(&[(Sysctl::FinTimeout, 60)]), &record(60, Some(30), None), &facts());
         assert_eq!(plan, Plan::default());
+    }
+
+    #[test]
+    fn each_tuning_is_a_transaction_of_its_own() {
+        let mut entries = entries(&[
+            (Sysctl::FinTimeout, Action::Set(30)),
+            (Sysctl::OrphanRetries, Action::Set(5)),
+            (Sysctl::MaxTwBuckets, Action::Set(7)),
+        ]);
+        if let Some(entry) = entries.get_mut(&Sysctl::MaxTwBuckets) {
+            entry.tuning = "other".into();
+        }
+        let live = live(&[(Sysctl::FinTimeout, 60), (Sysctl::OrphanRetries, 0), (Sysctl::MaxTwBuckets, 9)]);
+        let plan = plan(&entries, &live, &Records::new(), &facts());
+        let sizes: Vec<usize> = plan.transactions(&entries).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [1, 2]);
     }
 
     #[test]

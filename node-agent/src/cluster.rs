@@ -1,0 +1,104 @@
+//! The API server, as far as an agent needs it: watch one object, read it again, write its status.
+
+use std::time::Duration;
+
+use crds::{GROUP, TcpCloseNode, TcpCloseNodeStatus, VERSION, client};
+use futures::{Stream, StreamExt};
+use kube::api::{Api, Patch, PatchParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{Config, Event, watcher};
+use serde_json::json;
+
+/// The field manager of everything that an agent writes.
+pub const FIELD_MANAGER: &str = "tcp-close-agent";
+
+/// One request took so long that its answer is no longer waited for.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// Something about this node's object.
+pub enum News {
+    /// It is so.
+    Object(Box<TcpCloseNode>),
+    /// It does not exist. That is no order.
+    Absent,
+    /// Nothing is known, and why.
+    Unknown(String),
+}
+
+/// A request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server did not answer in time.
+    #[error("the API server did not answer within {} s", REQUEST.as_secs())]
+    Timeout,
+    /// The API server said no, or could not be reached.
+    #[error("{0}")]
+    Request(Box<kube::Error>),
+}
+
+/// Watches this node's object for ever.
+pub fn watch(api: Api<DeserializeGuard<TcpCloseNode>>, node: &str) -> impl Stream<Item = News> + use<> {
+    let config = Config::default().fields(&format!("metadata.name={node}"));
+    let mut listed = false;
+    watcher(api, config).backoff(client::backoff()).filter_map(move |event| {
+        let news = match event {
+            Ok(Event::Init) => {
+                listed = false;
+                None
+            }
+            Ok(Event::InitApply(object)) => {
+                listed = true;
+                Some(decoded(object))
+            }
+            Ok(Event::Apply(object)) => Some(decoded(object)),
+            Ok(Event::InitDone) => (!listed).then_some(News::Absent),
+            Ok(Event::Delete(_)) => Some(News::Absent),
+            Err(error) => Some(News::Unknown(error.to_string())),
+        };
+        std::future::ready(news)
+    })
+}
+
+fn decoded(object: DeserializeGuard<TcpCloseNode>) -> News {
+    match object.0 {
+        Ok(object) => News::Object(Box::new(object)),
+        Err(error) => News::Unknown(format!("this node's TcpCloseNode cannot be decoded: {error}")),
+    }
+}
+
+/// Reads this node's object from a quorum of etcd, past every cache.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn read_again(api: &Api<TcpCloseNode>, node: &str) -> Result<Option<TcpCloseNode>, Error> {
+    request(api.get_opt(node)).await
+}
+
+/// Writes the status as a whole; fields of other managers stay.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn write_status(
+    api: &Api<TcpCloseNode>,
+    node: &str,
+    uid: &str,
+    status: &TcpCloseNodeStatus,
+) -> Result<(), Error> {
+    let patch = json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": "TcpCloseNode",
+        // The uid keeps a report on an old object off a new one of the same name.
+        "metadata": { "name": node, "uid": uid },
+        "status": status,
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    request(api.patch_status(node, &params, &Patch::Apply(&patch))).await.map(drop)
+}
+
+async fn request<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(REQUEST, answer).await {
+        Ok(answer) => answer.map_err(|error| Error::Request(Box::new(error))),
+        Err(_) => Err(Error::Timeout),
+    }
+}

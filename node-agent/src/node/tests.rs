@@ -1,0 +1,285 @@
+use std::fs;
+use std::path::Path;
+
+use crds::TcpCloseNode;
+use serde_json::json;
+
+use super::*;
+use crate::procfs::tests::tree;
+
+struct Machine {
+    dir: tempfile::TempDir,
+    procfs: Procfs,
+    start: Instant,
+}
+
+impl Machine {
+    fn new(sysctls: &[(Sysctl, &str)]) -> Self {
+        let (dir, procfs) = tree(sysctls);
+        Self { dir, procfs, start: Instant::now() }
+    }
+
+    /// A node as it is after its agent has started.
+    fn node(&self) -> Node {
+        Node::new(self.procfs.clone(), self.state())
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    fn file(&self, sysctl: Sysctl) -> PathBuf {
+        self.dir.path().join("sys/net/ipv4").join(sysctl.file())
+    }
+
+    fn live(&self, sysctl: Sysctl) -> Option<i64> {
+        self.procfs.read_sysctl(sysctl).value()
+    }
+
+    /// What another program would do.
+    fn set(&self, sysctl: Sysctl, value: i64) {
+        fs::write(self.file(sysctl), format!("{value}\n")).unwrap();
+    }
+
+    fn turn(&self, node: &mut Node, order: &Order) -> Turn {
+        node.turn(order, true, self.start)
+    }
+}
+
+fn order(generation: i64, sysctls: &serde_json::Value) -> Order {
+    observing(generation, sysctls, &json!([]))
+}
+
+fn observing(generation: i64, sysctls: &serde_json::Value, observe: &serde_json::Value) -> Order {
+    let object: TcpCloseNode = serde_json::from_value(json!({
+        "apiVersion": "tcpclose.dev/v1alpha1",
+        "kind": "TcpCloseNode",
+        "metadata": { "name": "node-1", "uid": "u", "generation": generation },
+        "spec": {
+            "nodeUID": "n", "revision": format!("r{generation}"), "reportIntervalSeconds": 20,
+            "sysctls": sysctls, "observe": observe,
+        },
+    }))
+    .unwrap();
+    Order::decode(&object)
+}
+
+fn entry(sysctl: Sysctl, action: &str, value: Option<i64>) -> serde_json::Value {
+    let mut entry = json!({
+        "name": sysctl.name(), "action": action, "removalPolicy": "Restore",
+        "tuning": { "name": "web", "uid": "t", "revision": "1" },
+    });
+    if let Some(value) = value {
+        entry["value"] = value.into();
+    }
+    entry
+}
+
+fn set(sysctl: Sysctl, value: i64) -> serde_json::Value {
+    entry(sysctl, "Set", Some(value))
+}
+
+fn states(turn: &Turn) -> Vec<State> {
+    turn.findings.iter().map(|finding| finding.state).collect()
+}
+
+fn journal(state: &Path) -> String {
+    fs::read_to_string(state.join("journal")).unwrap_or_default()
+}
+
+const FIN_TIMEOUT: (Sysctl, &str) = (Sysctl::FinTimeout, "60\n");
+
+#[test]
+fn an_order_is_written_and_read_back() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    let turn = machine.turn(&mut machine.node(), &order(1, &json!([set(Sysctl::FinTimeout, 30)])));
+    assert_eq!(machine.live(Sysctl::FinTimeout), Some(30));
+    let finding = &turn.findings[0];
+    assert_eq!(finding.state, State::Applied);
+    assert_eq!((finding.live, finding.desired, finding.baseline), (Some(30), Some(30), Some(60)));
+    assert!(finding.written);
+}
+
+#[test]
+fn a_turn_that_finds_all_in_order_writes_nothing() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    let order = order(1, &json!([set(Sysctl::FinTimeout, 30)]));
+    machine.turn(&mut machine.node(), &order);
+    let before = (
+        journal(&machine.state()),
+        fs::metadata(machine.file(Sysctl::FinTimeout)).unwrap().modified().unwrap(),
+    );
+    let turn = machine.turn(&mut machine.node(), &order);
+    let after = (
+        journal(&machine.state()),
+        fs::metadata(machine.file(Sysctl::FinTimeout)).unwrap().modified().unwrap(),
+    );
+    assert_eq!(before, after);
+    assert!(!turn.findings[0].written);
+}
+
+#[test]
+fn the_baseline_survives_a_restart_of_the_agent() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    machine.turn(&mut machine.node(), &order(1, &json!([set(Sysctl::FinTimeout, 30)])));
+    machine.turn(&mut machine.node(), &order(2, &json!([set(Sysctl::FinTimeout, 20)])));
+    let turn =
+        machine.turn(&mut machine.node(), &order(3, &json!([entry(Sysctl::FinTimeout, "Restore", None)])));
+    assert_eq!(machine.live(Sysctl::FinTimeout), Some(60));
+    assert_eq!(states(&turn), [State::Restored]);
+}
+
+#[test]
+fn a_foreign_change_is_put_right_and_counted() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    let mut node = machine.node();
+    let order = order(1, &json!([set(Sysctl::FinTimeout, 30)]));
+    machine.turn(&mut node, &order);
+    machine.set(Sysctl::FinTimeout, 45);
+    let turn = machine.turn(&mut node, &order);
+    assert_eq!(machine.live(Sysctl::FinTimeout), Some(30));
+    assert_eq!((turn.findings[0].drifts, turn.findings[0].baseline), (1, Some(60)));
+}
+
+#[test]
+fn what_another_program_wrote_is_not_restored() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    machine.turn(&mut machine.node(), &order(1, &json!([set(Sysctl::FinTimeout, 30)])));
+    machine.set(Sysctl::FinTimeout, 45);
+    let restore = order(2, &json!([entry(Sysctl::FinTimeout, "Restore", None)]));
+    for _ in 0..2 {
+        let turn = machine.turn(&mut machine.node(), &restore);
+        assert_eq!(states(&turn), [State::RestoreSkipped]);
+        let message = turn.findings[0].message.as_deref();
+        assert_eq!(message, Some("another program set it to 45, so it was left alone; before us it was 60"));
+    }
+    assert_eq!(machine.live(Sysctl::FinTimeout), Some(45));
+    // The next order finds a new baseline.
+    let turn = machine.turn(&mut machine.node(), &order(3, &json!([set(Sysctl::FinTimeout, 30)])));
+    assert_eq!(turn.findings[0].baseline, Some(45));
+}
+
+#[test]
+fn a_restore_waits_until_the_order_has_been_read_again() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    let mut node = machine.node();
+    machine.turn(&mut node, &order(1, &json!([set(Sysctl::FinTimeout, 30)])));
+    let turn =
+        node.turn(&order(2, &json!([entry(Sysctl::FinTimeout, "Restore", None)])), false, machine.start);
+    assert_eq!(machine.live(Sysctl::FinTimeout), Some(30));
+    assert_eq!(states(&turn), [State::Restoring]);
+}
+
+#[test]
+fn a_released_value_stays_and_its_baseline_is_forgotten() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    machine.turn(&mut machine.node(), &order(1, &json!([set(Sysctl::FinTimeout, 30)])));
+    let turn =
+        machine.turn(&mut machine.node(), &order(2, &json!([entry(Sysctl::FinTimeout, "Release", None)])));
+    assert_eq!((states(&turn), machine.live(Sysctl::FinTimeout)), (vec![State::Released], Some(30)));
+    let turn =
+        machine.turn(&mut machine.node(), &order(3, &json!([entry(Sysctl::FinTimeout, "Restore", None)])));
+    assert_eq!((states(&turn), machine.live(Sysctl::FinTimeout)), (vec![State::Restored], Some(30)));
+}
+
+#[test]
+fn a_held_value_is_not_put_right() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    machine.turn(&mut machine.node(), &order(1, &json!([set(Sysctl::FinTimeout, 30)])));
+    machine.set(Sysctl::FinTimeout, 45);
+    let hold = order(2, &json!([entry(Sysctl::FinTimeout, "Hold", Some(30))]));
+    let turn = machine.turn(&mut machine.node(), &hold);
+    assert_eq!((states(&turn), machine.live(Sysctl::FinTimeout)), (vec![State::Held], Some(45)));
+}
+
+#[test]
+fn a_key_without_an_entry_is_not_touched() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    machine.turn(&mut machine.node(), &order(1, &json!([set(Sysctl::FinTimeout, 30)])));
+    let turn = machine.turn(&mut machine.node(), &order(2, &json!([])));
+    assert_eq!((turn.findings.len(), machine.live(Sysctl::FinTimeout)), (0, Some(30)));
+}
+
+#[test]
+fn nothing_is_written_while_the_journal_is_damaged() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    fs::create_dir(machine.state()).unwrap();
+    fs::write(machine.state().join("journal"), "garbage").unwrap();
+    let turn = machine.turn(&mut machine.node(), &order(1, &json!([set(Sysctl::FinTimeout, 30)])));
+    assert_eq!(machine.live(Sysctl::FinTimeout), Some(60));
+    assert_eq!(states(&turn), [State::Failed]);
+    assert!(turn.findings[0].message.as_deref().unwrap().contains("the journal is damaged"));
+}
+
+#[test]
+fn a_second_agent_only_observes_and_says_so() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    let mut first = machine.node();
+    let order = order(1, &json!([set(Sysctl::FinTimeout, 30)]));
+    machine.turn(&mut first, &order);
+    machine.set(Sysctl::FinTimeout, 45);
+    let turn = machine.turn(&mut machine.node(), &order);
+    assert_eq!(machine.live(Sysctl::FinTimeout), Some(45));
+    assert!(
+        turn.findings[0].message.as_deref().unwrap().contains("another agent on this node holds the journal")
+    );
+}
+
+#[test]
+fn an_older_order_is_not_carried_out() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    machine.turn(&mut machine.node(), &order(5, &json!([set(Sysctl::FinTimeout, 30)])));
+    let turn = machine.turn(&mut machine.node(), &order(4, &json!([set(Sysctl::FinTimeout, 20)])));
+    assert_eq!((states(&turn), machine.live(Sysctl::FinTimeout)), (vec![State::Failed], Some(30)));
+}
+
+#[test]
+fn a_refused_key_is_not_written_and_its_rule_is_named() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    let orders = json!([set(Sysctl::TwRecycle, 1), set(Sysctl::FinTimeout, 30)]);
+    let turn = machine.turn(&mut machine.node(), &order(1, &orders));
+    assert_eq!(machine.live(Sysctl::FinTimeout), Some(60));
+    let rules: Vec<_> = turn.findings.iter().map(|finding| (finding.state, finding.rule)).collect();
+    // The word on NAT is missing, and the object alone shows it.
+    assert_eq!(rules, [(State::Refused, Some("tw-recycle-without-word")); 2]);
+}
+
+#[test]
+fn a_tuning_that_observes_writes_nothing_and_says_what_it_would_do() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    let observe = json!([{
+        "tuning": { "name": "trial", "uid": "t2", "revision": "1" },
+        "sysctls": { "tcpFinTimeoutSeconds": 30, "tcpMaxOrphans": 70000 },
+    }]);
+    let turn = machine.turn(&mut machine.node(), &observing(1, &json!([]), &observe));
+    assert_eq!(machine.live(Sysctl::FinTimeout), Some(60));
+    let would: Vec<_> = turn.observed[0].1.iter().map(|finding| (finding.state, finding.desired)).collect();
+    assert_eq!(would, [(State::Unsupported, Some(70_000)), (State::WouldChange, Some(30))]);
+}
+
+#[test]
+fn a_transaction_that_failed_is_tried_again_after_a_while_not_at_once() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    let mut node = machine.node();
+    let order = order(1, &json!([set(Sysctl::FinTimeout, 30)]));
+    node.journal().unwrap().note_order(&order.mark).unwrap();
+    let in_the_way = machine.state().join("journal.new");
+    fs::create_dir(&in_the_way).unwrap();
+    assert_eq!(states(&machine.turn(&mut node, &order)), [State::Failed]);
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(states(&machine.turn(&mut node, &order)), [State::Failed], "too early");
+    assert_eq!(states(&node.turn(&order, true, machine.start + RETRY_FIRST)), [State::Applied]);
+}
+
+#[test]
+fn baselines_of_a_lost_journal_are_taken_from_a_status_of_the_same_life() {
+    let machine = Machine::new(&[(Sysctl::FinTimeout, "30\n")]);
+    let record = Record { baseline: 60, confirmed: Some(30), intended: Some(30) };
+    let mut node = machine.node();
+    node.adopt("another life", &BTreeMap::from([(Sysctl::FinTimeout, record)])).unwrap();
+    assert!(node.journal().unwrap().records().is_empty());
+    let life = life(&machine.procfs).unwrap();
+    node.adopt(&life, &BTreeMap::from([(Sysctl::FinTimeout, record)])).unwrap();
+    let turn = machine.turn(&mut node, &order(1, &json!([entry(Sysctl::FinTimeout, "Restore", None)])));
+    assert_eq!((states(&turn), machine.live(Sysctl::FinTimeout)), (vec![State::Restored], Some(60)));
+}

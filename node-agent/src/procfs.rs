@@ -1,0 +1,288 @@
+//! The kernel's files. Every one of them is opened here, below two folders that are values, so that tests and containers
+//! bring their own.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use tcp_close::Sysctl;
+use tcp_close::kernel::KernelVersion;
+use tcp_close::order::Reading;
+
+/// No file that is read here is longer; what is longer is not what we think it is.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// A kernel file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Opening it for writing failed. Nothing has changed.
+    #[error("{path}: cannot be opened for writing: {}", explain(source))]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Writing failed.
+    #[error("{path}: the kernel did not take {value}: {}", explain(source))]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// What was written.
+        value: i64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Reading failed.
+    #[error("{path}: cannot be read: {}", explain(source))]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It does not hold what such a file holds.
+    #[error("{path}: holds {text:?}, which is not {expected}")]
+    Content {
+        /// Which file.
+        path: PathBuf,
+        /// The start of what it holds.
+        text: String,
+        /// What it should hold.
+        expected: &'static str,
+    },
+}
+
+impl Error {
+    /// Whether the file is not there.
+    pub fn is_absent(&self) -> bool {
+        let (Self::Open { source, .. } | Self::Write { source, .. } | Self::Read { source, .. }) = self
+        else {
+            return false;
+        };
+        source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// What an error means on this path, for the two that people meet.
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("{error}; SELinux or AppArmor may forbid it, or the agent does not run as uid 0")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            format!("{error}; the agent needs a writable hostPath volume of /proc/sys/net (see --sysctls)")
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// Where the kernel's files are.
+#[derive(Clone, Debug)]
+pub struct Procfs {
+    root: PathBuf,
+    sysctls: PathBuf,
+}
+
+/// A sysctl's file, open for writing. Opening changes nothing, and shows whether writing will be allowed.
+#[derive(Debug)]
+pub struct Writable {
+    path: PathBuf,
+    file: File,
+}
+
+impl Procfs {
+    /// `root` is a procfs, `/proc`; `sysctls` is its folder `sys/net`, or a second, writable view of it.
+    pub fn new(root: impl Into<PathBuf>, sysctls: Option<PathBuf>) -> Self {
+        let root = root.into();
+        let sysctls = sysctls.unwrap_or_else(|| root.join("sys/net"));
+        Self { root, sysctls }
+    }
+
+    fn path(&self, sysctl: Sysctl) -> PathBuf {
+        self.sysctls.join("ipv4").join(sysctl.file())
+    }
+
+    /// What the kernel holds.
+    pub fn read_sysctl(&self, sysctl: Sysctl) -> Reading {
+        match self.read_value(sysctl) {
+            Ok(value) => Reading::Value(value),
+            Err(error) if error.is_absent() => Reading::Absent,
+            Err(error) => Reading::Unreadable(error.to_string()),
+        }
+    }
+
+    /// What the kernel holds, or why that cannot be read.
+    ///
+    /// # Errors
+    /// Where the file is absent, unreadable, or holds no number.
+    pub fn read_value(&self, sysctl: Sysctl) -> Result<i64, Error> {
+        let path = self.path(sysctl);
+        let text = read(&path)?;
+        text.trim().parse().map_err(|_| content(path, &text, "a decimal number"))
+    }
+
+    /// Opens a sysctl for writing.
+    ///
+    /// # Errors
+    /// Where the kernel does not allow it: read-only mount, no permission, no such file.
+    pub fn open_for_writing(&self, sysctl: Sysctl) -> Result<Writable, Error> {
+        let path = self.path(sysctl);
+        match OpenOptions::new().write(true).open(&path) {
+            Ok(file) => Ok(Writable { path, file }),
+            Err(source) => Err(Error::Open { path, source }),
+        }
+    }
+
+    /// Whether this network namespace is the first of its machine: only there the kernel shows machine-wide sysctls.
+    pub fn in_first_namespace(&self) -> bool {
+        self.path(Sysctl::MaxOrphans).exists()
+    }
+
+    /// The kernel's release, as `uname -r` prints it.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn kernel_release(&self) -> Result<String, Error> {
+        Ok(read(&self.root.join("sys/kernel/osrelease"))?.trim().to_string())
+    }
+
+    /// The kernel's version, where its release can be read and is one.
+    pub fn kernel_version(&self) -> Option<KernelVersion> {
+        KernelVersion::parse(&self.kernel_release().ok()?)
+    }
+
+    /// Names this run of the machine.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn boot_id(&self) -> Result<String, Error> {
+        Ok(read(&self.root.join("sys/kernel/random/boot_id"))?.trim().to_string())
+    }
+
+    /// When process 1 of this procfs started, in ticks since boot, and the inode of the namespace's sockstat: what names a
+    /// namespace's life on kernels without a cookie.
+    ///
+    /// # Errors
+    /// Where either cannot be read.
+    pub fn namespace_without_cookie(&self) -> Result<String, Error> {
+        use std::os::unix::fs::MetadataExt;
+        let path = self.root.join("1/stat");
+        let text = read(&path)?;
+        // The command in parentheses may hold blanks; the start time is the 20th field after it.
+        let started = text.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19));
+        let started = started.ok_or_else(|| content(path, &text, "a process's state"))?;
+        let sockstat = self.root.join("self/net/sockstat");
+        let inode = fs::metadata(&sockstat).map_err(|source| Error::Read { path: sockstat, source })?.ino();
+        Ok(format!("{started}-{inode}"))
+    }
+
+    /// `net/sockstat` of the agent's own network namespace.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn sockstat(&self) -> Result<String, Error> {
+        read(&self.root.join("self/net/sockstat"))
+    }
+
+    /// `net/netstat` of the agent's own network namespace.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn netstat(&self) -> Result<String, Error> {
+        read(&self.root.join("self/net/netstat"))
+    }
+
+    /// At most so many lines of the connection tracker's table.
+    ///
+    /// # Errors
+    /// Where it cannot be read, as where conntrack is not loaded.
+    pub fn conntrack(&self, lines_max: usize) -> Result<Vec<String>, Error> {
+        let path = self.root.join("self/net/nf_conntrack");
+        let lines = File::open(&path).and_then(|file| BufReader::new(file).lines().take(lines_max).collect());
+        lines.map_err(|source| Error::Read { path, source })
+    }
+}
+
+impl Writable {
+    /// Writes one canonical decimal line. The kernel's parser takes octal, hexadecimal and trailing text; none of that
+    /// can be reached from a number.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn write(&self, value: i64) -> Result<(), Error> {
+        // At offset 0 also the second time: the kernel ignores a number that is written anywhere else, without an error.
+        let line = format!("{value}\n");
+        self.file.write_all_at(line.as_bytes(), 0).map_err(|source| Error::Write {
+            path: self.path.clone(),
+            value,
+            source,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    let mut text = String::new();
+    match File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text)) {
+        Ok(_) => Ok(text),
+        Err(source) => Err(Error::Read { path: path.into(), source }),
+    }
+}
+
+fn content(path: PathBuf, text: &str, expected: &'static str) -> Error {
+    Error::Content { path, text: text.chars().take(40).collect(), expected }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A tree of files that looks like a procfs to the agent. What a kernel would do on a write, it does not.
+    pub(crate) fn tree(sysctls: &[(Sysctl, &str)]) -> (tempfile::TempDir, Procfs) {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["sys/net/ipv4", "sys/kernel/random", "self/net", "1"] {
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        fs::write(dir.path().join("sys/kernel/osrelease"), "6.18.44\n").unwrap();
+        fs::write(dir.path().join("sys/kernel/random/boot_id"), "b007\n").unwrap();
+        for (sysctl, text) in sysctls {
+            fs::write(dir.path().join("sys/net/ipv4").join(sysctl.file()), text).unwrap();
+        }
+        let procfs = Procfs::new(dir.path(), None);
+        (dir, procfs)
+    }
+
+    #[test]
+    fn an_absent_file_is_told_from_one_that_holds_no_number() {
+        let (_dir, procfs) = tree(&[(Sysctl::FinTimeout, "60\n"), (Sysctl::TwReuse, "two\n")]);
+        assert_eq!(procfs.read_sysctl(Sysctl::FinTimeout), Reading::Value(60));
+        assert_eq!(procfs.read_sysctl(Sysctl::TwRecycle), Reading::Absent);
+        let Reading::Unreadable(why) = procfs.read_sysctl(Sysctl::TwReuse) else { panic!() };
+        assert!(why.ends_with("tcp_tw_reuse: holds \"two\\n\", which is not a decimal number"), "{why}");
+    }
+
+    #[test]
+    fn opening_what_is_not_there_fails_before_anything_changes() {
+        let (_dir, procfs) = tree(&[]);
+        let error = procfs.open_for_writing(Sysctl::FinTimeout).unwrap_err();
+        assert!(error.is_absent());
+        assert!(error.to_string().contains("tcp_fin_timeout: cannot be opened for writing"), "{error}");
+    }
+
+    #[test]
+    fn the_namespace_is_the_first_where_a_machine_wide_sysctl_shows() {
+        assert!(!tree(&[]).1.in_first_namespace());
+        assert!(tree(&[(Sysctl::MaxOrphans, "131072\n")]).1.in_first_namespace());
+    }
+
+    #[test]
+    fn a_process_whose_name_holds_blanks_and_parentheses_does_not_mislead() {
+        let (dir, procfs) = tree(&[]);
+        let fields: Vec<String> = (3..=52).map(|n| format!("f{n}")).collect();
+        fs::write(dir.path().join("1/stat"), format!("1 (a) b (c) {}\n", fields.join(" "))).unwrap();
+        fs::write(dir.path().join("self/net/sockstat"), "").unwrap();
+        let name = procfs.namespace_without_cookie().unwrap();
+        assert!(name.starts_with("f22-"), "{name}");
+    }
+}

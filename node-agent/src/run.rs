@@ -1,0 +1,247 @@
+//! The agent's life in a cluster: take orders, turn every second, report.
+//!
+//! What is in force stays while the API server is away; drift is put right against the last order that was read. No
+//! request is waited for: the kernel is looked after while the API server is slow.
+
+use std::future::{Future, pending};
+use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::time::{Duration, Instant};
+
+use crds::{TcpCloseNode, TcpCloseNodeStatus};
+use futures::StreamExt;
+use jiff::Timestamp;
+use kube::{Api, Client};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::cluster::{self, Error, News};
+use crate::node::Node;
+use crate::order::Order;
+use crate::procfs::Procfs;
+use crate::report::{self, Surroundings};
+use crate::sock_diag;
+use crate::watchdog::Watchdog;
+
+/// A foreign change is noticed within this.
+const TURN: Duration = Duration::from_secs(1);
+/// Sockets are counted this often; a count walks the kernel's table (1 ms).
+const COUNT: Duration = Duration::from_secs(5);
+/// A request that failed is made again after this long, and then after twice as long each time.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(15);
+
+/// How the agent runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node's name, and so its object's.
+    pub node: String,
+    /// Where the kernel's files are.
+    pub procfs: Procfs,
+    /// Where the journal is.
+    pub state_dir: PathBuf,
+}
+
+type Request = Pin<Box<dyn Future<Output = Answer>>>;
+
+enum Answer {
+    Written(Result<(), Error>, Box<TcpCloseNodeStatus>),
+    Read(Box<Result<Option<TcpCloseNode>, Error>>),
+}
+
+struct Agent {
+    settings: Settings,
+    api: Api<TcpCloseNode>,
+    node: Node,
+    order: Option<Order>,
+    /// The generation whose removals were confirmed by a quorum read.
+    confirmed: Option<i64>,
+    /// The status that is stored, as far as we know.
+    stored: Option<TcpCloseNodeStatus>,
+    /// The status of the last turn, stored or not: it knows what was written to the kernel and not reported yet.
+    latest: Option<TcpCloseNodeStatus>,
+    surroundings: Surroundings,
+    counted: Option<Instant>,
+    written: Option<Instant>,
+    retry: Duration,
+    not_before: Instant,
+    request: Option<Request>,
+}
+
+/// Runs until the process is asked to end. Values stay as they are then.
+///
+/// # Errors
+/// Where signals cannot be received.
+pub async fn run(settings: Settings, client: Client) -> std::io::Result<()> {
+    let mut terminate = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let mut news = pin!(cluster::watch(Api::all(client.clone()), &settings.node));
+    let mut turns = interval(TURN);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let watchdog = Watchdog::start();
+    let mut agent = Agent::new(settings, client);
+    loop {
+        tokio::select! {
+            () = any(&mut terminate) => break,
+            Some(news) = news.next() => agent.take(news),
+            answer = answered(&mut agent.request) => agent.take_answer(answer),
+            _ = turns.tick() => {}
+        }
+        agent.turn(Instant::now());
+        watchdog.turned();
+    }
+    tracing::info!("ends; values stay as they are");
+    Ok(())
+}
+
+async fn any([first, second]: &mut [Signal; 2]) {
+    tokio::select! { _ = first.recv() => {}, _ = second.recv() => {} }
+}
+
+async fn answered(request: &mut Option<Request>) -> Answer {
+    let Some(running) = request else { return pending().await };
+    let answer = running.await;
+    *request = None;
+    answer
+}
+
+impl Agent {
+    fn new(settings: Settings, client: Client) -> Self {
+        let node = Node::new(settings.procfs.clone(), settings.state_dir.clone());
+        let surroundings = Surroundings {
+            kernel_release: settings.procfs.kernel_release().unwrap_or_default(),
+            first_namespace: settings.procfs.in_first_namespace(),
+            boot_id: settings.procfs.boot_id().ok(),
+            sockets: None,
+        };
+        Self {
+            api: Api::all(client),
+            settings,
+            node,
+            order: None,
+            confirmed: None,
+            stored: None,
+            latest: None,
+            surroundings,
+            counted: None,
+            written: None,
+            retry: RETRY_FIRST,
+            not_before: Instant::now(),
+            request: None,
+        }
+    }
+
+    fn take(&mut self, news: News) {
+        match news {
+            News::Object(object) => self.take_order(&object),
+            News::Absent => {
+                tracing::warn!(node = self.settings.node, "has no TcpCloseNode; what is in force stays");
+            }
+            News::Unknown(why) => tracing::warn!(why, "no news from the API server; what is in force stays"),
+        }
+    }
+
+    fn take_order(&mut self, object: &TcpCloseNode) {
+        let (order, status) = report::decode(object);
+        let known = self.order.as_ref().map(|known| &known.mark);
+        if known.is_some_and(|known| known.uid == order.mark.uid && known.generation >= order.mark.generation)
+        {
+            // The echo of our own report, or an older state from a server that lags behind.
+            return;
+        }
+        tracing::info!(generation = order.mark.generation, revision = order.revision, "took an order");
+        if self.order.as_ref().is_none_or(|known| known.mark.uid != order.mark.uid) {
+            self.confirmed = None;
+            self.latest.clone_from(&status);
+            self.stored = status;
+        }
+        if let Some(status) = &self.stored
+            && let Some(life) = &status.life
+            && let Err(why) = self.node.adopt(life, &report::baselines(status))
+        {
+            tracing::warn!(why, "baselines are not taken over");
+        }
+        self.order = Some(order);
+        self.node.forget_failures();
+        self.not_before = Instant::now();
+    }
+
+    fn turn(&mut self, now: Instant) {
+        self.count(now);
+        let Some(order) = &self.order else { return };
+        let confirmed = !order.removes() || self.confirmed == Some(order.mark.generation);
+        let turn = self.node.turn(order, confirmed, now);
+        let status = report::status(order, &turn, &self.surroundings, self.latest.as_ref(), Timestamp::now());
+        self.latest = Some(status.clone());
+        if self.request.is_some() || now < self.not_before {
+            return;
+        }
+        if confirmed {
+            self.report(status, now);
+        } else {
+            self.read_again();
+        }
+    }
+
+    fn read_again(&mut self) {
+        let (api, node) = (self.api.clone(), self.settings.node.clone());
+        self.request =
+            Some(Box::pin(async move { Answer::Read(Box::new(cluster::read_again(&api, &node).await)) }));
+    }
+
+    fn count(&mut self, now: Instant) {
+        if self.counted.is_some_and(|counted| now.duration_since(counted) < COUNT) {
+            return;
+        }
+        self.counted = Some(now);
+        let before = self.surroundings.sockets.is_some();
+        self.surroundings.sockets = match sock_diag::sample(&self.settings.procfs) {
+            Ok(sample) => Some((sample, Timestamp::now())),
+            Err(error) => {
+                if before || self.written.is_none() {
+                    tracing::warn!(%error, "closing sockets cannot be counted; they are reported as unknown");
+                }
+                None
+            }
+        };
+    }
+
+    fn report(&mut self, status: TcpCloseNodeStatus, now: Instant) {
+        let Some(order) = &self.order else { return };
+        let urgency = report::urgency(self.written.and(self.stored.as_ref()), &status);
+        let since = self.written.map_or(Duration::MAX, |written| now.duration_since(written));
+        let interval = Duration::from_secs(order.report_interval_seconds.into());
+        if report::is_due(urgency, since, interval, &self.settings.node) {
+            let (api, node, uid) = (self.api.clone(), self.settings.node.clone(), order.mark.uid.clone());
+            self.request = Some(Box::pin(async move {
+                let result = cluster::write_status(&api, &node, &uid, &status).await;
+                Answer::Written(result, Box::new(status))
+            }));
+        }
+    }
+
+    fn take_answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Written(Ok(()), status) => {
+                self.stored = Some(*status);
+                self.written = Some(Instant::now());
+                self.retry = RETRY_FIRST;
+            }
+            Answer::Written(Err(error), _) => self.wait(&format!("the status was not written: {error}")),
+            Answer::Read(result) => match *result {
+                Ok(Some(object)) => {
+                    self.take_order(&object);
+                    self.confirmed = object.metadata.generation;
+                    self.retry = RETRY_FIRST;
+                }
+                Ok(None) => self.wait("this node's TcpCloseNode is gone; nothing is restored on its absence"),
+                Err(error) => self.wait(&format!("the order was not read again: {error}")),
+            },
+        }
+    }
+
+    fn wait(&mut self, why: &str) {
+        tracing::warn!(why, retry = ?self.retry, "will try again");
+        self.not_before = Instant::now() + self.retry;
+        self.retry = (self.retry * 2).min(RETRY_MAX);
+    }
+}
