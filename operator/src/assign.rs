@@ -42,6 +42,8 @@ pub enum Write {
     Patch {
         /// The node.
         name: String,
+        /// The uid of the object.
+        uid: String,
         /// The JSON merge patch; it carries the version that it was planned from.
         patch: Value,
         /// Keys whose removal was acknowledged and whose entries this patch drops.
@@ -64,6 +66,14 @@ impl Write {
         match self {
             Self::Create { object, .. } => object.metadata.name.as_deref().unwrap_or_default(),
             Self::Patch { name, .. } | Self::Delete { name, .. } => name,
+        }
+    }
+
+    /// The uid of the object that is written to, where there is one already.
+    pub fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Create { .. } => None,
+            Self::Patch { uid, .. } | Self::Delete { uid, .. } => Some(uid),
         }
     }
 }
@@ -137,6 +147,7 @@ fn patch(stored: &TcpCloseNode, spec: &TcpCloseNodeSpec) -> Write {
     }
     Write::Patch {
         name: stored.name_any(),
+        uid: stored.uid().unwrap_or_default(),
         patch: json!({ "metadata": { "resourceVersion": stored.metadata.resource_version }, "spec": fields }),
         done: done.cloned().collect(),
     }

@@ -5,11 +5,15 @@
 //! values and return values; the clock is one of the values.
 
 pub mod assign;
+pub mod event;
+pub mod history;
 pub mod lead;
+pub mod report;
 pub mod resolve;
 pub mod run;
 pub mod serve;
 pub mod snapshot;
+pub mod summarise;
 pub mod watch;
 
 use std::error::Error;

@@ -2,14 +2,19 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::assign::{self, Sent};
+use crate::event::Events;
+use crate::history::History;
 use crate::lead::{Candidate, Leadership};
+use crate::report::Reporter;
 use crate::resolve::resolve;
 use crate::serve::{Health, serve};
+use crate::summarise::{Now, summarise};
 use crate::watch::Caches;
 
 /// Every loop turns at least this often: silence has to be noticed, and what failed is tried again.
@@ -35,14 +40,16 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
     let (caches, watching) = Caches::start(&client);
     let (candidate, leadership) = Candidate::new(&client, &settings.namespace, &settings.identity);
     let mut stopping = stop.clone();
-    let orders = order(client.clone(), caches.clone(), leadership.clone(), health.clone());
+    let events = Events::new(client.clone(), &settings.identity);
+    let orders = order(client.clone(), events.clone(), caches.clone(), leadership.clone(), health.clone());
+    let statuses = status(Reporter::new(client, events), caches.clone(), leadership, health.clone());
     let listed = async {
         caches.listed().await;
         health.note_listed();
         std::future::pending::<()>().await;
     };
     let work = async {
-        tokio::join!(watching, orders, listed);
+        tokio::join!(watching, orders, statuses, listed);
     };
     let until_stopped = async {
         tokio::select! {
@@ -59,7 +66,7 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
 }
 
 /// Turns changes into orders.
-async fn order(client: Client, caches: Caches, leadership: Leadership, health: Health) {
+async fn order(client: Client, events: Events, caches: Caches, leadership: Leadership, health: Health) {
     let mut sent = Sent::default();
     let mut pace = Pace::new(&caches, &leadership, ORDER_AFTER);
     loop {
@@ -72,9 +79,47 @@ async fn order(client: Client, caches: Caches, leadership: Leadership, health: H
         let resolution = resolve(&snapshot);
         let writes = sent.without_sent(assign::plan(&snapshot, &resolution), started);
         pace.worked(started.elapsed());
-        for write in assign::carry_out(&client, writes, &leadership, &health).await {
+        let taken = assign::carry_out(&client, writes, &leadership, &health).await;
+        events.tell_of_writes(&taken).await;
+        for write in taken {
             sent.note(write, Instant::now());
         }
+    }
+}
+
+/// Turns changes into statuses.
+async fn status(mut reporter: Reporter, caches: Caches, leadership: Leadership, health: Health) {
+    let mut history = History::default();
+    let mut pace = Pace::new(&caches, &leadership, STATUS_AFTER);
+    loop {
+        pace.next(&health).await;
+        if !health.is_ready() {
+            continue;
+        }
+        let now = Now { wall: Timestamp::now(), clock: Instant::now() };
+        let snapshot = caches.snapshot();
+        // A standby listens too: it must not think, when it takes over, that everybody has just been heard.
+        history.note_reports(&snapshot, now.clock);
+        if caches.was_interrupted() {
+            history.forgive(now.clock);
+        }
+        if !leadership.may_write() {
+            continue;
+        }
+        let resolution = resolve(&snapshot);
+        let alive = snapshot.tunings.iter().filter(|tuning| !tuning.deleting);
+        let statuses: Vec<_> = alive
+            .map(|tuning| {
+                let stored = reporter.stored(tuning);
+                (tuning, summarise(tuning, stored, &snapshot, &resolution, &mut history, now))
+            })
+            .collect();
+        pace.worked(now.clock.elapsed());
+        for (tuning, status) in statuses {
+            reporter.report(tuning, status, &leadership).await;
+            health.beat();
+        }
+        reporter.forget(&snapshot);
     }
 }
 

@@ -1,0 +1,170 @@
+//! Events: what somebody who runs `kubectl describe` should see happen. On transitions only; a state that lasts is a
+//! condition's business.
+
+use std::time::Duration;
+
+use crds::condition::{Condition, ConditionStatus, kind};
+use crds::node::EntryAction;
+use crds::{TcpCloseNode, TcpCloseTuning, TcpCloseTuningStatus};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
+
+use crate::FIELD_MANAGER;
+use crate::assign::Write;
+use crate::snapshot::Tuning;
+use crate::summarise::condition::Reason;
+
+/// The API server refuses more.
+const NOTE_MAX: usize = 1024;
+/// Events on node objects in one turn: deleting a tuning of a large fleet must not drown everybody else's events.
+const NODES_MAX: usize = 10;
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Something that has changed, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// Whether somebody should look.
+    pub warning: bool,
+    /// In one word.
+    pub reason: String,
+    /// In a sentence.
+    pub message: String,
+}
+
+/// What has changed from one status to the next.
+pub fn transitions(before: Option<&TcpCloseTuningStatus>, after: &TcpCloseTuningStatus) -> Vec<Transition> {
+    let find = |status: Option<&TcpCloseTuningStatus>, kind: &str| {
+        status.and_then(|status| status.conditions.iter().find(|condition| condition.type_ == kind).cloned())
+    };
+    let pair = |kind: &str| Some((find(before, kind), find(Some(after), kind)?));
+    let ready = pair(kind::READY).and_then(|(before, after)| of_ready(before.as_ref(), &after));
+    let drifted = pair(kind::DRIFTED).and_then(|(before, after)| of_drifted(before.as_ref(), &after));
+    ready.into_iter().chain(drifted).collect()
+}
+
+fn of_ready(before: Option<&Condition>, after: &Condition) -> Option<Transition> {
+    let is = |reason: Reason| after.reason == reason.as_str();
+    let same_generation =
+        before.is_some_and(|before| before.observed_generation == after.observed_generation);
+    let warning = [
+        Reason::Refused,
+        Reason::WriteFailed,
+        Reason::AgentMissing,
+        Reason::Conflict,
+        Reason::NoMatchingNodes,
+        Reason::Unsupported,
+        Reason::OperatorError,
+    ];
+    let warning = warning.into_iter().any(is);
+    let normal = [Reason::Applied, Reason::AppliedExceptStale, Reason::Observed, Reason::Overridden];
+    let normal = normal.into_iter().any(is);
+    // A warning for each new reason; good news when it was not good before. Nodes that come and go are neither.
+    let news = match before {
+        Some(before) if same_generation && warning => before.reason != after.reason,
+        Some(before) if same_generation => before.status != ConditionStatus::True,
+        Some(_) | None => true,
+    };
+    ((warning || normal) && news).then(|| Transition {
+        warning,
+        reason: after.reason.clone(),
+        message: after.message.clone(),
+    })
+}
+
+fn of_drifted(before: Option<&Condition>, after: &Condition) -> Option<Transition> {
+    let was = before.is_some_and(|before| before.status == ConditionStatus::True);
+    (!was && after.status == ConditionStatus::True).then(|| Transition {
+        warning: true,
+        reason: after.reason.clone(),
+        message: after.message.clone(),
+    })
+}
+
+/// What a write that was taken means for the people who look at a node.
+pub fn of_write(write: &Write) -> Option<Transition> {
+    match write {
+        Write::Create { .. } => None,
+        Write::Patch { done, .. } => {
+            let said = done.iter().map(|entry| {
+                let done = if entry.action == EntryAction::Release { "left as it is" } else { "put back" };
+                format!("{} is {done}: tuning {} orders it no longer", entry.name, entry.tuning.name)
+            });
+            let message = said.collect::<Vec<_>>().join("; ");
+            done.first()?;
+            Some(Transition { warning: false, reason: "Restored".into(), message })
+        }
+        Write::Delete { unacknowledged, .. } if unacknowledged.is_empty() => None,
+        Write::Delete { name, unacknowledged, .. } => {
+            let keys = unacknowledged.join(", ");
+            let message = format!(
+                "Node {name} is gone and never said that it had put back {keys}: if the machine lives on, it keeps \
+                 our values until it boots"
+            );
+            Some(Transition { warning: true, reason: "RestoreUnacknowledged".into(), message })
+        }
+    }
+}
+
+/// Tells people.
+#[derive(Clone)]
+pub struct Events(Recorder);
+
+impl Events {
+    /// Events by this replica.
+    pub fn new(client: Client, identity: &str) -> Self {
+        let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity.into()) };
+        Self(Recorder::new(client, reporter))
+    }
+
+    /// Tells of a tuning.
+    pub async fn tell_of_tuning(&self, tuning: &Tuning, transition: Transition) {
+        let about = ObjectReference {
+            api_version: Some(TcpCloseTuning::api_version(&()).into_owned()),
+            kind: Some(TcpCloseTuning::kind(&()).into_owned()),
+            name: Some(tuning.name.clone()),
+            uid: Some(tuning.uid.clone()),
+            ..ObjectReference::default()
+        };
+        self.tell(&about, transition).await;
+    }
+
+    /// Tells of what became of nodes, of the first few.
+    pub async fn tell_of_writes(&self, writes: &[Write]) {
+        let news: Vec<_> = writes.iter().filter_map(|write| Some((write, of_write(write)?))).collect();
+        if let Some(more) = news.len().checked_sub(NODES_MAX).filter(|more| *more > 0) {
+            tracing::info!("{more} more nodes have news than get an event");
+        }
+        for (write, transition) in news.into_iter().take(NODES_MAX) {
+            let about = ObjectReference {
+                api_version: Some(TcpCloseNode::api_version(&()).into_owned()),
+                kind: Some(TcpCloseNode::kind(&()).into_owned()),
+                name: Some(write.node().into()),
+                uid: write.uid().map(Into::into),
+                ..ObjectReference::default()
+            };
+            self.tell(&about, transition).await;
+        }
+    }
+
+    /// An event that is lost is no reason to fail.
+    async fn tell(&self, about: &ObjectReference, transition: Transition) {
+        let Transition { warning, reason, message } = transition;
+        tracing::info!(about = about.name, reason, "{message}");
+        let event = Event {
+            type_: if warning { EventType::Warning } else { EventType::Normal },
+            reason,
+            note: Some(message.chars().take(NOTE_MAX).collect()),
+            action: "Reconcile".into(),
+            secondary: None,
+        };
+        match tokio::time::timeout(TIMEOUT, self.0.publish(&event, about)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("event not recorded: {}", crate::chain(&error)),
+            Err(_) => tracing::warn!("event not recorded: no answer within {} s", TIMEOUT.as_secs()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! What only time tells: how long a node has been silent, which key has drifted since the last report, who has been
+//! pending for how long. Measured on this process's own clock, never on an agent's; lost on a restart, which at worst
+//! makes silence look shorter than it is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use crds::TcpCloseNodeStatus;
+use jiff::Timestamp;
+
+use crate::snapshot::{Node, Snapshot};
+
+/// What was heard of nodes, and when.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    nodes: HashMap<String, Heard>,
+    /// By the tuning's uid, then by node.
+    pending: HashMap<String, HashMap<String, Instant>>,
+}
+
+#[derive(Clone, Debug)]
+struct Heard {
+    node_uid: String,
+    /// Since when the Node is Ready; `None` where it is not.
+    ready_since: Option<Instant>,
+    /// What tells one report from the next.
+    report: Option<(Option<Timestamp>, i64)>,
+    report_changed: Instant,
+    drifts: BTreeMap<String, u32>,
+    drifting: BTreeSet<String>,
+}
+
+impl History {
+    /// Notes what every node has reported by now.
+    pub fn note_reports(&mut self, snapshot: &Snapshot, now: Instant) {
+        self.nodes
+            .retain(|name, heard| snapshot.nodes.get(name).is_some_and(|node| node.uid() == heard.node_uid));
+        for (name, node) in &snapshot.nodes {
+            let status = snapshot.order_of(node).and_then(|order| order.status.as_ref());
+            let heard = self.nodes.entry(name.clone()).or_insert_with(|| Heard::first(node, status, now));
+            heard.note(node, status, now);
+        }
+        self.pending.retain(|uid, _| snapshot.tuning(uid).is_some());
+    }
+
+    /// Everybody counts as heard just now: while a watch was broken, agents looked silent that were not.
+    pub fn forgive(&mut self, now: Instant) {
+        for heard in self.nodes.values_mut() {
+            heard.report_changed = now;
+        }
+    }
+
+    /// How long a node's report has not changed.
+    pub fn silence(&self, node: &str, now: Instant) -> Duration {
+        self.nodes
+            .get(node)
+            .map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard.report_changed))
+    }
+
+    /// How long a node has been Ready without a report; zero where it is not Ready.
+    pub fn silence_while_ready(&self, node: &str, now: Instant) -> Duration {
+        let since = self.nodes.get(node).and_then(|heard| Some(heard.ready_since?.max(heard.report_changed)));
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Keys that another program changed between the last two reports.
+    pub fn has_drifted(&self, node: &str, key: &str) -> bool {
+        self.nodes.get(node).is_some_and(|heard| heard.drifting.contains(key))
+    }
+
+    /// Notes which nodes are pending for this tuning, and returns how many have been for this long.
+    pub fn note_pending<'a>(
+        &mut self,
+        tuning: &str,
+        nodes: impl Iterator<Item = &'a str>,
+        now: Instant,
+        long: Duration,
+    ) -> usize {
+        let before = self.pending.remove(tuning).unwrap_or_default();
+        let since = |node: &str| before.get(node).copied().unwrap_or(now);
+        let pending: HashMap<_, _> = nodes.map(|node| (node.to_string(), since(node))).collect();
+        let long = pending.values().filter(|since| now.saturating_duration_since(**since) >= long).count();
+        self.pending.insert(tuning.into(), pending);
+        long
+    }
+}
+
+impl Heard {
+    fn first(node: &Node, status: Option<&TcpCloseNodeStatus>, now: Instant) -> Self {
+        Self {
+            node_uid: node.uid().into(),
+            ready_since: None,
+            report: None,
+            report_changed: now,
+            drifts: status.map(drifts).unwrap_or_default(),
+            drifting: BTreeSet::new(),
+        }
+    }
+
+    fn note(&mut self, node: &Node, status: Option<&TcpCloseNodeStatus>, now: Instant) {
+        self.ready_since = if node.is_ready() { self.ready_since.or(Some(now)) } else { None };
+        let report =
+            status.map(|status| (status.reported_at.as_ref().map(|time| time.0), status.observed_generation));
+        if report == self.report {
+            return;
+        }
+        self.report = report;
+        self.report_changed = now;
+        let drifts = status.map(drifts).unwrap_or_default();
+        let rose =
+            drifts.iter().filter(|(key, count)| self.drifts.get(*key).is_some_and(|before| before < count));
+        self.drifting = rose.map(|(key, _)| key.clone()).collect();
+        self.drifts = drifts;
+    }
+}
+
+fn drifts(status: &TcpCloseNodeStatus) -> BTreeMap<String, u32> {
+    status.sysctls.iter().map(|row| (row.name.clone(), row.drifts.unwrap_or_default())).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! Report: write statuses, and tell people of transitions. [`next_write`] decides; [`Reporter`] talks to the API server.
+//!
+//! Sockets count up and down all the time, and every write wakes everybody who watches tunings. So counts alone are
+//! written seldom, and ride along, a little more often, when something else is written.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crds::TcpCloseTuningStatus;
+use crds::tuning::WorstNode;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, Resource};
+use serde_json::json;
+
+use crate::FIELD_MANAGER;
+use crate::event::{self, Events};
+use crate::lead::Leadership;
+use crate::snapshot::{Snapshot, Tuning, TuningObject};
+use crate::summarise::SOCKETS;
+
+/// Counts alone are not written more often than this.
+const SOCKETS_ALONE: Duration = Duration::from_secs(30);
+/// Counts that ride along do not change more often than this.
+const SOCKETS_RIDING: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What to write, given what is stored and how long ago counts were written; `None` where nothing is worth a write.
+pub fn next_write(
+    stored: Option<&TcpCloseTuningStatus>,
+    fresh: TcpCloseTuningStatus,
+    sockets_written: Option<Duration>,
+) -> Option<TcpCloseTuningStatus> {
+    let older_than = |age| sockets_written.is_none_or(|written| written >= age);
+    let Some(stored) = stored else { return Some(fresh) };
+    if *stored == fresh {
+        return None;
+    }
+    if without_sockets(stored) == without_sockets(&fresh) {
+        return older_than(SOCKETS_ALONE).then_some(fresh);
+    }
+    if older_than(SOCKETS_RIDING) { Some(fresh) } else { Some(with_sockets_of(fresh, stored)) }
+}
+
+/// The part of a status that is written as soon as it differs.
+fn without_sockets(status: &TcpCloseTuningStatus) -> TcpCloseTuningStatus {
+    let worst = status.worst.iter().filter(|worst| worst.reason != SOCKETS).cloned().collect();
+    TcpCloseTuningStatus { sockets: None, worst, ..status.clone() }
+}
+
+fn with_sockets_of(fresh: TcpCloseTuningStatus, stored: &TcpCloseTuningStatus) -> TcpCloseTuningStatus {
+    let mut status = without_sockets(&fresh);
+    let busy = stored.worst.iter().filter(|worst| worst.reason == SOCKETS);
+    // A node that is in trouble by now is listed for that.
+    let is_listed = |list: &[WorstNode], name: &str| list.iter().any(|worst| worst.name == name);
+    for worst in busy {
+        if status.worst.len() < fresh.worst.len() && !is_listed(&status.worst, &worst.name) {
+            status.worst.push(worst.clone());
+        }
+    }
+    // Counts that nobody knows any longer are not kept.
+    status.sockets = fresh.sockets.and(stored.sockets.clone());
+    status
+}
+
+/// A status that the API server did not take.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("write the status of TcpCloseTuning {1}")]
+    Write(#[source] kube::Error, String),
+    #[error("write the status of TcpCloseTuning {tuning}: no answer within {} s", TIMEOUT.as_secs())]
+    Timeout { tuning: String },
+}
+
+/// Writes statuses, and remembers what it wrote.
+pub struct Reporter {
+    client: Client,
+    events: Events,
+    /// By the tuning's uid.
+    written: HashMap<String, Written>,
+}
+
+/// The last status that was written for a tuning.
+struct Written {
+    /// The version of the object that the cache showed then. As long as it does, the cache lags.
+    over: String,
+    status: TcpCloseTuningStatus,
+    sockets_at: Option<Instant>,
+}
+
+impl Reporter {
+    /// One that has written nothing.
+    pub fn new(client: Client, events: Events) -> Self {
+        Self { client, events, written: HashMap::new() }
+    }
+
+    /// Forgets tunings that are gone.
+    pub fn forget(&mut self, snapshot: &Snapshot) {
+        self.written.retain(|uid, _| snapshot.tuning(uid).is_some());
+    }
+
+    /// What is stored: what the cache shows, or what was written since.
+    pub fn stored<'a>(&'a self, tuning: &'a Tuning) -> Option<&'a TcpCloseTuningStatus> {
+        let cached = tuning.status.as_ref();
+        match self.written.get(&tuning.uid) {
+            // What cannot be decoded does not show its status either.
+            Some(written) if written.over == tuning.resource_version || tuning.spec.is_err() => {
+                Some(&written.status)
+            }
+            Some(_) | None => cached,
+        }
+    }
+
+    /// Writes a status where that is worth it, and tells of the transition.
+    pub async fn report(&mut self, tuning: &Tuning, fresh: TcpCloseTuningStatus, leadership: &Leadership) {
+        let now = Instant::now();
+        let before = self.stored(tuning).cloned();
+        let sockets_at = self.written.get(&tuning.uid).and_then(|written| written.sockets_at);
+        let age = sockets_at.map(|at| now.saturating_duration_since(at));
+        let Some(status) = next_write(before.as_ref(), fresh, age) else { return };
+        if !leadership.may_write() {
+            return;
+        }
+        match self.write(tuning, &status).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return tracing::warn!("{}", crate::chain(&error)),
+        }
+        for transition in event::transitions(before.as_ref(), &status) {
+            self.events.tell_of_tuning(tuning, transition).await;
+        }
+        let moved = before.as_ref().is_none_or(|before| before.sockets != status.sockets);
+        let sockets_at = if moved { Some(now) } else { sockets_at };
+        let written = Written { over: tuning.resource_version.clone(), status, sockets_at };
+        self.written.insert(tuning.uid.clone(), written);
+    }
+
+    /// Whether it was taken; not, where the tuning has gone or been made anew.
+    async fn write(&self, tuning: &Tuning, status: &TcpCloseTuningStatus) -> Result<bool, Error> {
+        let patch = json!({
+            "apiVersion": TuningObject::api_version(&()),
+            "kind": TuningObject::kind(&()),
+            // The uid, so that a tuning made anew does not get the answer to the old one.
+            "metadata": { "name": tuning.name, "uid": tuning.uid },
+            "status": status,
+        });
+        let api = Api::<TuningObject>::all(self.client.clone());
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(&patch);
+        let sending = api.patch_status(&tuning.name, &params, &patch);
+        let Ok(result) = tokio::time::timeout(TIMEOUT, sending).await else {
+            return Err(Error::Timeout { tuning: tuning.name.clone() });
+        };
+        match result {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => Ok(false),
+            Err(error) => Err(Error::Write(error, tuning.name.clone())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! Summarise: what a tuning's author wants to know, from the nodes' reports. Takes values, returns a status; the clock is
+//! one of the values.
+
+pub mod class;
+pub mod condition;
+mod sums;
+mod verdict;
+mod worst;
+
+use std::time::{Duration, Instant};
+
+use crds::tuning::NodeCounts;
+use crds::{TcpCloseTuningSpec, TcpCloseTuningStatus};
+use jiff::Timestamp;
+
+use crate::history::History;
+use crate::resolve::{Resolution, is_order};
+use crate::snapshot::{Snapshot, Tuning};
+use class::{Class, Finding};
+use condition::Stored;
+use verdict::{Restoring, Scene};
+pub use worst::SOCKETS;
+
+/// A tuning that was ready once stays ready while few nodes are pending, or for less than this.
+const PENDING_LONG: Duration = Duration::from_secs(300);
+
+/// What time it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For people, and for what has to survive a restart.
+    pub wall: Timestamp,
+    /// For spans of time.
+    pub clock: Instant,
+}
+
+/// The status of a tuning, with the stored one as the past.
+pub fn summarise(
+    tuning: &Tuning,
+    stored: Option<&TcpCloseTuningStatus>,
+    snapshot: &Snapshot,
+    resolution: &Resolution,
+    history: &mut History,
+    now: Now,
+) -> TcpCloseTuningStatus {
+    let past = Stored { status: stored, generation: tuning.generation };
+    match &tuning.spec {
+        Ok(spec) => summarise_decoded(tuning, spec, past, snapshot, resolution, history, now),
+        Err(error) => TcpCloseTuningStatus {
+            observed_generation: tuning.generation,
+            conditions: condition::conditions(&verdict::undecodable(error), past, now.wall),
+            ..TcpCloseTuningStatus::default()
+        },
+    }
+}
+
+fn summarise_decoded(
+    tuning: &Tuning,
+    spec: &TcpCloseTuningSpec,
+    past: Stored<'_>,
+    snapshot: &Snapshot,
+    resolution: &Resolution,
+    history: &mut History,
+    now: Now,
+) -> TcpCloseTuningStatus {
+    let was_ready = past.was_in_force();
+    let findings = class::find(tuning, spec, snapshot, resolution, history, was_ready, now.clock);
+    let pending =
+        findings.iter().filter(|finding| finding.class == Class::Pending).map(|finding| finding.node);
+    let long_pending = history.note_pending(&tuning.uid, pending, now.clock, PENDING_LONG);
+    let scene = Scene {
+        spec,
+        snapshot,
+        restoring: restoring(tuning, snapshot, resolution, history, now.clock),
+        contested: verdict::contested(tuning, resolution),
+        was_ready,
+        waited_for_peace: past.has_waited_for_peace(now.wall),
+        long_pending,
+        findings,
+    };
+    TcpCloseTuningStatus {
+        observed_generation: tuning.generation,
+        conditions: condition::conditions(&verdict::conclude(&scene), past, now.wall),
+        nodes: Some(counts(&scene)),
+        sockets: sums::sums(&scene.findings),
+        worst: worst::worst(&scene.findings),
+        refusals: worst::refusals(&scene.findings),
+    }
+}
+
+/// Nodes that no longer match and have not been put back.
+fn restoring<'a>(
+    tuning: &Tuning,
+    snapshot: &'a Snapshot,
+    resolution: &'a Resolution,
+    history: &History,
+    now: Instant,
+) -> Vec<Restoring<'a>> {
+    let of_tuning = resolution.orders.iter().filter(|(_, order)| {
+        order.entries.iter().any(|entry| entry.tuning.uid == tuning.uid && !is_order(entry))
+    });
+    of_tuning
+        .filter_map(|(name, _)| {
+            let node = snapshot.nodes.get(name).filter(|node| !tuning.matches(node))?;
+            let reachable = class::is_heard(node, snapshot, history, now);
+            Some(Restoring { node: name, reachable })
+        })
+        .collect()
+}
+
+fn counts(scene: &Scene<'_>) -> NodeCounts {
+    let findings = &scene.findings;
+    let of = |class: Class| count(findings.iter().filter(|finding| finding.class == class).count());
+    let (matched, updated) = (count(findings.len()), of(Class::Updated));
+    let with = |overlay: fn(&Finding<'_>) -> bool| count(findings.iter().filter(|f| overlay(f)).count());
+    NodeCounts {
+        summary: format!("{updated}/{matched}"),
+        matched,
+        updated,
+        pending: of(Class::Pending),
+        refused: of(Class::Refused),
+        failed: count(findings.iter().filter(|finding| finding.class.is_failed()).count()),
+        stale: of(Class::Stale),
+        unsupported: with(|finding| !finding.unsupported.is_empty()),
+        overridden: with(|finding| !finding.lost.is_empty()),
+        drifted: with(|finding| !finding.drifted.is_empty()),
+        restoring: count(scene.restoring.len()),
+    }
+}
+
+fn count(many: usize) -> u32 {
+    u32::try_from(many).unwrap_or(u32::MAX)
+}
+
+/// The first names and how many more: `node-1, node-2, node-3 and 4 more`.
+fn some<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.into_iter().collect();
+    let first = names.iter().take(NAMES_MAX).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMES_MAX) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+/// A sentence names no more nodes than this.
+const NAMES_MAX: usize = 3;
+
+/// `1 node`, `5 nodes`.
+fn nodes(many: usize) -> String {
+    if many == 1 { "1 node".into() } else { format!("{many} nodes") }
+}
+
+/// At most this many characters; what was cut off is shown as `…`.
+fn clip(text: &str, max: usize) -> String {
+    if text.chars().count() <= max {
+        return text.into();
+    }
+    text.chars().take(max.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests;

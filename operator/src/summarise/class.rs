@@ -1,0 +1,326 @@
+//! Where each matched node stands: in exactly one class, with what overlays it.
+
+use std::time::{Duration, Instant};
+
+use crds::node::{EntryAction, Sockets, SysctlEntry, SysctlStatus};
+use crds::state::State;
+use crds::tuning::Mode;
+use crds::{TcpCloseNode, TcpCloseNodeStatus, TcpCloseTuningSpec};
+use tcp_close::Sysctl;
+
+use crate::history::History;
+use crate::resolve::{Claim, NodeOrder, Resolution, Standing, is_acknowledged};
+use crate::snapshot::{Node, Snapshot, Tuning};
+
+/// An agent that misses this many reports is silent.
+const SILENT_AFTER: u32 = 3;
+/// On a Ready node it is missing after this, and after no fewer reports than that: a large fleet reports every 300 s.
+const MISSING_AFTER: Duration = Duration::from_secs(300);
+const MISSING_AFTER_REPORTS: u32 = 5;
+
+/// How far a node is. Every matched node is in exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Everything that the tuning orders there is in force; in mode Observe, has been reported on.
+    Updated,
+    /// Ordered, and not yet acknowledged.
+    Pending,
+    /// A rule forbids something.
+    Refused,
+    /// A write failed.
+    WriteFailed,
+    /// It is Ready, and its agent has said nothing for minutes.
+    AgentMissing,
+    /// It is not Ready, or its agent is silent.
+    Stale,
+}
+
+impl Class {
+    /// Whether it counts as failed.
+    pub fn is_failed(self) -> bool {
+        match self {
+            Self::WriteFailed | Self::AgentMissing => true,
+            Self::Updated | Self::Pending | Self::Refused | Self::Stale => false,
+        }
+    }
+}
+
+/// What was found on one matched node.
+#[derive(Clone, Debug)]
+pub struct Finding<'a> {
+    /// The node.
+    pub node: &'a str,
+    /// How far it is.
+    pub class: Class,
+    /// Why it is not further.
+    pub message: String,
+    /// Whether its agent has been heard lately.
+    pub heard: bool,
+    /// Sysctls of the tuning that the node lacks, and why.
+    pub unsupported: Vec<&'a SysctlStatus>,
+    /// Sysctls that another tuning orders.
+    pub lost: Vec<&'a Claim>,
+    /// Sysctls that the tuning does order.
+    pub won: Vec<Sysctl>,
+    /// Sysctls that another program changed.
+    pub drifted: Vec<&'a str>,
+    /// Rows that a rule forbids.
+    pub refused: Vec<&'a SysctlStatus>,
+    /// In mode Observe: whether Enforce would write something.
+    pub would_change: bool,
+    /// What its agent counted.
+    pub sockets: Option<&'a Sockets>,
+}
+
+/// What was found on every node that the tuning matches, by name.
+pub fn find<'a>(
+    tuning: &Tuning,
+    spec: &TcpCloseTuningSpec,
+    snapshot: &'a Snapshot,
+    resolution: &'a Resolution,
+    history: &History,
+    was_ready: bool,
+    now: Instant,
+) -> Vec<Finding<'a>> {
+    let matched = snapshot.nodes.iter().filter(|(_, node)| tuning.matches(node));
+    matched
+        .map(|(name, node)| {
+            let mut finding = Finding::new(name);
+            let order = snapshot.order_of(node);
+            let wanted = resolution.orders.get(name);
+            if let Some(wanted) = wanted {
+                finding.note_claims(tuning, wanted);
+            }
+            let report = order.and_then(|order| Some((order, order.status.as_ref().filter(has_reported)?)));
+            finding.heard = is_heard(node, snapshot, history, now);
+            if let Some(why) = silence(node, order, report.is_some(), history, now) {
+                (finding.class, finding.message) = why;
+            }
+            if let (Some((order, status)), Some(wanted), true) = (report, wanted, finding.heard) {
+                finding.sockets = status.sockets.as_ref();
+                let view = View { tuning, order, status, wanted, was_ready, history };
+                match spec.mode {
+                    Mode::Enforce => finding.judge_enforced(&view),
+                    Mode::Observe => finding.judge_observed(&view),
+                }
+            }
+            finding
+        })
+        .collect()
+}
+
+/// Whether a node's agent has been heard lately.
+pub fn is_heard(node: &Node, snapshot: &Snapshot, history: &History, now: Instant) -> bool {
+    let order = snapshot.order_of(node);
+    let reported =
+        order.is_some_and(|order| order.status.as_ref().is_some_and(|status| has_reported(&status)));
+    reported && silence(node, order, true, history, now).is_none()
+}
+
+fn has_reported(status: &&TcpCloseNodeStatus) -> bool {
+    status.observed_generation >= 0
+}
+
+/// The class of a node of which nothing can be known at the moment, and why; `None` where its agent reports.
+fn silence(
+    node: &Node,
+    order: Option<&TcpCloseNode>,
+    reported: bool,
+    history: &History,
+    now: Instant,
+) -> Option<(Class, String)> {
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    if !node.is_ready() {
+        return Some((Class::Stale, "the node is not Ready".into()));
+    }
+    let interval = Duration::from_secs(order.map_or(20, |order| order.spec.report_interval_seconds).into());
+    let missing = history.silence_while_ready(name, now);
+    if missing >= MISSING_AFTER.max(interval * MISSING_AFTER_REPORTS) {
+        let why = "the node is Ready, and its agent has not reported for 5 minutes or more";
+        return Some((Class::AgentMissing, why.into()));
+    }
+    if !reported {
+        return Some((Class::Pending, "its agent has not reported yet".into()));
+    }
+    let silent = history.silence(name, now) >= interval * SILENT_AFTER;
+    silent.then(|| (Class::Stale, format!("its agent has missed {SILENT_AFTER} reports")))
+}
+
+/// What a judgement looks at.
+struct View<'a, 'b> {
+    tuning: &'b Tuning,
+    order: &'a TcpCloseNode,
+    status: &'a TcpCloseNodeStatus,
+    wanted: &'a NodeOrder,
+    was_ready: bool,
+    history: &'b History,
+}
+
+impl<'a> View<'a, '_> {
+    /// The entries that are this tuning's business: those it wins or agrees with, and those it leaves behind.
+    fn entries(&self, won: &[Sysctl]) -> Vec<&'a SysctlEntry> {
+        let is_won = |name: &str| won.iter().any(|sysctl| sysctl.name() == name);
+        let entries = self.wanted.entries.iter();
+        entries.filter(|entry| entry.tuning.uid == self.tuning.uid || is_won(&entry.name)).collect()
+    }
+
+    /// Whether the stored order says this already.
+    fn is_ordered(&self, entry: &SysctlEntry) -> bool {
+        self.order.spec.sysctls.contains(entry)
+    }
+
+    fn row(&self, name: &str) -> Option<&'a SysctlStatus> {
+        self.status.sysctls.iter().find(|row| row.name == name)
+    }
+
+    /// Whether what the node says is about the tuning as it is now. Once it was ready at this generation, another
+    /// tuning's order on the same node does not make it pending again.
+    fn is_current(&self) -> bool {
+        self.was_ready || is_acknowledged(self.order)
+    }
+}
+
+impl<'a> Finding<'a> {
+    fn new(node: &'a str) -> Self {
+        Self {
+            node,
+            class: Class::Pending,
+            message: "its order is being written".into(),
+            heard: false,
+            unsupported: Vec::new(),
+            lost: Vec::new(),
+            won: Vec::new(),
+            drifted: Vec::new(),
+            refused: Vec::new(),
+            would_change: false,
+            sockets: None,
+        }
+    }
+
+    fn note_claims(&mut self, tuning: &Tuning, wanted: &'a NodeOrder) {
+        for claim in wanted.claims.iter().filter(|claim| claim.tuning == tuning.uid) {
+            match claim.standing {
+                Standing::Wins | Standing::Agrees => self.won.push(claim.sysctl),
+                Standing::Overridden { .. } | Standing::Conflict { .. } => self.lost.push(claim),
+            }
+        }
+    }
+
+    fn judge_enforced(&mut self, view: &View<'a, '_>) {
+        let mut worst = (Class::Updated, String::new());
+        let current = view.is_current();
+        for entry in view.entries(&self.won) {
+            let judged = if !view.is_ordered(entry) {
+                (Class::Pending, "its order is being written".into())
+            } else if !current {
+                (Class::Pending, "its agent has not acknowledged the order yet".into())
+            } else {
+                self.judge_row(entry, view)
+            };
+            if severity(judged.0) > severity(worst.0) {
+                worst = judged;
+            }
+        }
+        (self.class, self.message) = worst;
+    }
+
+    /// What the node says of one entry.
+    fn judge_row(&mut self, entry: &SysctlEntry, view: &View<'a, '_>) -> (Class, String) {
+        let updated = (Class::Updated, String::new());
+        let Some(row) = view.row(&entry.name) else {
+            return match entry.action {
+                EntryAction::Set => (Class::Pending, format!("its agent says nothing of {}", entry.name)),
+                EntryAction::Hold | EntryAction::Restore | EntryAction::Release => updated,
+            };
+        };
+        let message = || {
+            let said = row.message.clone();
+            said.unwrap_or_else(|| format!("{}: {}", row.name, row.state))
+        };
+        let state = State::parse(&row.state);
+        match entry.action {
+            EntryAction::Set => self.judge_set(entry, row, view, message()),
+            EntryAction::Hold => updated,
+            EntryAction::Restore | EntryAction::Release => match state {
+                Some(State::Failed) => (Class::WriteFailed, message()),
+                Some(state) if state.is_removed() || state == State::Unsupported => updated,
+                _ => (Class::Pending, format!("{} is being put back", entry.name)),
+            },
+        }
+    }
+
+    fn judge_set(
+        &mut self,
+        entry: &SysctlEntry,
+        row: &'a SysctlStatus,
+        view: &View<'a, '_>,
+        message: String,
+    ) -> (Class, String) {
+        let drifted = row.live.is_some_and(|live| Some(live) != entry.value);
+        if row.desired.is_some() && row.desired != entry.value {
+            return (Class::Pending, format!("its agent reports an older order for {}", entry.name));
+        }
+        match State::parse(&row.state) {
+            Some(State::Applied) => {
+                if drifted || view.history.has_drifted(self.node, &row.name) {
+                    self.drifted.push(&row.name);
+                }
+                (Class::Updated, String::new())
+            }
+            Some(State::Unsupported) => {
+                self.unsupported.push(row);
+                (Class::Updated, String::new())
+            }
+            Some(State::Refused) => {
+                self.refused.push(row);
+                (Class::Refused, message)
+            }
+            Some(State::Failed) => (Class::WriteFailed, message),
+            Some(
+                State::Pending
+                | State::Held
+                | State::Restoring
+                | State::Restored
+                | State::RestoreSkipped
+                | State::Released
+                | State::WouldChange
+                | State::WouldRefuse,
+            ) => (Class::Pending, message),
+            // A newer agent's word. What the kernel holds is plain all the same.
+            None if drifted || row.live.is_none() => (Class::WriteFailed, message),
+            None => (Class::Updated, String::new()),
+        }
+    }
+
+    fn judge_observed(&mut self, view: &View<'a, '_>) {
+        let reference = (&view.tuning.uid, &view.tuning.revision);
+        let rows =
+            view.status.observe.iter().find(|row| (&row.tuning.uid, &row.tuning.revision) == reference);
+        let frozen = view.entries(&[]).into_iter().all(|entry| view.is_ordered(entry));
+        let (Some(rows), true, true) = (rows, frozen, view.is_current()) else {
+            self.message = "its agent has not reported on it yet".into();
+            return;
+        };
+        (self.class, self.message) = (Class::Updated, String::new());
+        for row in &rows.sysctls {
+            match State::parse(&row.state) {
+                Some(State::WouldChange) => self.would_change = true,
+                Some(State::WouldRefuse) => self.refused.push(row),
+                Some(State::Unsupported) => self.unsupported.push(row),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Which of two classes says more of a node.
+fn severity(class: Class) -> u8 {
+    match class {
+        Class::Updated => 0,
+        Class::Stale => 1,
+        Class::Pending => 2,
+        Class::Refused => 3,
+        Class::WriteFailed => 4,
+        Class::AgentMissing => 5,
+    }
+}

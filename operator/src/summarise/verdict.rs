@@ -1,0 +1,333 @@
+//! The one place that decides what the conditions say: the table of situations, from the first that holds.
+
+use std::collections::BTreeSet;
+
+use crds::condition::ConditionStatus;
+use crds::tuning::Mode;
+use crds::{TcpCloseTuningSpec, node::SysctlStatus};
+use tcp_close::Sysctl;
+
+use super::class::{Class, Finding};
+use super::condition::{Reason, Verdict, Work};
+use super::{nodes, some};
+use crate::resolve::{Resolution, Standing};
+use crate::snapshot::{Snapshot, Tuning};
+
+/// Everything that a verdict looks at.
+pub(super) struct Scene<'a> {
+    /// The tuning's spec.
+    pub(super) spec: &'a TcpCloseTuningSpec,
+    /// For the names of other tunings.
+    pub(super) snapshot: &'a Snapshot,
+    /// What was found on every matched node, by name.
+    pub(super) findings: Vec<Finding<'a>>,
+    /// Nodes that no longer match.
+    pub(super) restoring: Vec<Restoring<'a>>,
+    /// Who has lost a tie against this tuning, where and for which key.
+    pub(super) contested: Vec<Contested<'a>>,
+    /// Whether this generation was in force everywhere once.
+    pub(super) was_ready: bool,
+    /// Whether a lost tie has lasted long enough to be meant.
+    pub(super) waited_for_peace: bool,
+    /// How many nodes have been pending for long.
+    pub(super) long_pending: usize,
+}
+
+/// A node that no longer matches and has not been put back.
+pub(super) struct Restoring<'a> {
+    /// The node.
+    pub(super) node: &'a str,
+    /// Whether its agent can do it now. A node that is down does not hold anybody up.
+    pub(super) reachable: bool,
+}
+
+/// A tie that this tuning has won.
+pub(super) struct Contested<'a> {
+    /// The node.
+    pub(super) node: &'a str,
+    /// The key.
+    pub(super) sysctl: Sysctl,
+    /// The uid of the one that lost.
+    pub(super) loser: &'a str,
+}
+
+/// Ties that a tuning has won.
+pub(super) fn contested<'a>(tuning: &Tuning, resolution: &'a Resolution) -> Vec<Contested<'a>> {
+    let claims = resolution
+        .orders
+        .iter()
+        .flat_map(|(node, order)| order.claims.iter().map(move |claim| (node, claim)));
+    claims
+        .filter_map(|(node, claim)| match &claim.standing {
+            Standing::Conflict { with } if *with == tuning.uid => {
+                Some(Contested { node, sysctl: claim.sysctl, loser: &claim.tuning })
+            }
+            Standing::Conflict { .. } | Standing::Wins | Standing::Agrees | Standing::Overridden { .. } => {
+                None
+            }
+        })
+        .collect()
+}
+
+/// The verdict on a tuning that cannot be decoded.
+pub(super) fn undecodable(error: &str) -> Verdict {
+    Verdict {
+        ready: ConditionStatus::Unknown,
+        reason: Reason::OperatorError,
+        message: format!(
+            "this tuning cannot be read ({error}); what it ordered last stays in force. Correct it, or run an \
+             operator that knows these fields"
+        ),
+        work: Work::UnderWay,
+        conflicted: None,
+        drifted: None,
+    }
+}
+
+/// The verdict: the first situation that holds.
+pub(super) fn conclude(scene: &Scene<'_>) -> Verdict {
+    let (ready, reason, work, message) = scene
+        .nobody_matches()
+        .or_else(|| scene.tie_lost())
+        .or_else(|| scene.overridden_everywhere())
+        .or_else(|| scene.outstanding())
+        .or_else(|| scene.problems())
+        .or_else(|| scene.unsupported_everywhere())
+        .unwrap_or_else(|| scene.in_force());
+    Verdict { ready, reason, message, work, conflicted: scene.conflicted(), drifted: scene.drifted() }
+}
+
+type Situation = (ConditionStatus, Reason, Work, String);
+
+impl<'a> Scene<'a> {
+    fn of(&self, class: Class) -> Vec<&Finding<'a>> {
+        self.findings.iter().filter(|finding| finding.class == class).collect()
+    }
+
+    fn all(&self) -> String {
+        nodes(self.findings.len())
+    }
+
+    fn nobody_matches(&self) -> Option<Situation> {
+        let restored = !self.restoring.iter().any(|restoring| restoring.reachable);
+        (self.findings.is_empty() && restored).then(|| {
+            let message = "no Linux node has the labels that nodeSelector asks for, so nothing is ordered: compare it \
+                           with `kubectl get nodes --show-labels`";
+            (ConditionStatus::True, Reason::NoMatchingNodes, Work::Settled, message.into())
+        })
+    }
+
+    fn tie_lost(&self) -> Option<Situation> {
+        let message = self.lost_tie()?;
+        let work = if self.waited_for_peace { Work::Stuck } else { Work::UnderWay };
+        Some((ConditionStatus::False, Reason::Conflict, work, message))
+    }
+
+    fn lost_tie(&self) -> Option<String> {
+        let lost = self
+            .findings
+            .iter()
+            .flat_map(|finding| finding.lost.iter().map(move |claim| (finding.node, claim)));
+        let ties: Vec<_> = lost
+            .filter_map(|(node, claim)| match &claim.standing {
+                Standing::Conflict { with } => Some((node, claim.sysctl, with.as_str())),
+                Standing::Overridden { .. } | Standing::Wins | Standing::Agrees => None,
+            })
+            .collect();
+        let &(_, sysctl, winner) = ties.first()?;
+        let on: BTreeSet<_> =
+            ties.iter().filter(|tie| (tie.1, tie.2) == (sysctl, winner)).map(|tie| tie.0).collect();
+        Some(format!(
+            "tuning {} is older, has the same priority, and orders {sysctl} = {} where this one orders {}, on {} ({}): \
+             give one of them another priority, the same value, or other nodes",
+            self.name_of(winner),
+            shown(self.value_of(winner, sysctl)),
+            shown(self.spec.sysctls.get(sysctl)),
+            nodes(on.len()),
+            some(on),
+        ))
+    }
+
+    fn overridden_everywhere(&self) -> Option<Situation> {
+        let everywhere =
+            !self.findings.is_empty() && self.findings.iter().all(|f| f.won.is_empty() && !f.lost.is_empty());
+        everywhere.then(|| {
+            let winners: BTreeSet<_> = self.overriders().collect();
+            let message = format!(
+                "tunings of higher priority ({}) order every sysctl of this one on all {}",
+                some(winners),
+                self.all()
+            );
+            (ConditionStatus::True, Reason::Overridden, Work::Settled, message)
+        })
+    }
+
+    fn overriders(&self) -> impl Iterator<Item = &str> {
+        self.findings.iter().flat_map(|finding| &finding.lost).filter_map(|claim| match &claim.standing {
+            Standing::Overridden { by } => Some(self.name_of(by)),
+            Standing::Conflict { .. } | Standing::Wins | Standing::Agrees => None,
+        })
+    }
+
+    /// Orders, acknowledgements or restores that somebody still works on. A tuning that was in force everywhere lets a
+    /// few nodes join, reboot or leave without taking its word back.
+    fn outstanding(&self) -> Option<Situation> {
+        let pending = self.of(Class::Pending);
+        let restoring: Vec<_> = self.restoring.iter().filter(|restoring| restoring.reachable).collect();
+        let many = self.long_pending * 10 > self.findings.len();
+        let silent = self.findings.iter().all(|finding| !finding.heard && !finding.class.is_failed());
+        if self.was_ready && !many {
+            return None;
+        }
+        if silent && !self.findings.is_empty() {
+            let message = format!(
+                "no agent reports on the {} that match ({}): look at the agent's DaemonSet and its pods there",
+                self.all(),
+                some(self.findings.iter().map(|finding| finding.node)),
+            );
+            return Some((ConditionStatus::Unknown, Reason::NoReports, Work::UnderWay, message));
+        }
+        if pending.is_empty() && restoring.is_empty() {
+            return None;
+        }
+        let mut message = format!("in force on {} of {}", self.of(Class::Updated).len(), self.all());
+        if let Some(first) = pending.first() {
+            let names = some(pending.iter().map(|finding| finding.node));
+            message += &format!("; waiting for {} ({names}): {}", nodes(pending.len()), first.message);
+        }
+        if !restoring.is_empty() {
+            let names = some(restoring.iter().map(|restoring| restoring.node));
+            message +=
+                &format!("; {} no longer match and are being put back ({names})", nodes(restoring.len()));
+        }
+        Some((ConditionStatus::False, Reason::Progressing, Work::UnderWay, message))
+    }
+
+    /// Refusals and failures: the largest group gives the reason, and its first node the words.
+    fn problems(&self) -> Option<Situation> {
+        let groups = [
+            (Class::Refused, Reason::Refused, "refused"),
+            (Class::WriteFailed, Reason::WriteFailed, "failed"),
+            (Class::AgentMissing, Reason::AgentMissing, "missing"),
+        ];
+        let groups = groups.map(|(class, reason, word)| (self.of(class), reason, word));
+        // The first of equally large ones: max_by_key returns the last.
+        let (group, reason, word) = groups.into_iter().rev().max_by_key(|(group, ..)| group.len())?;
+        let first = group.first()?;
+        let names = some(group.iter().map(|finding| finding.node));
+        let what_to_do = match reason {
+            Reason::WriteFailed => "; look at the log of the agent there",
+            Reason::AgentMissing => "; look at the agent's pod there",
+            _ => "",
+        };
+        let message =
+            format!("{} ({word} on {} of {}: {names}){what_to_do}", first.message, group.len(), self.all());
+        Some((ConditionStatus::False, reason, Work::Stuck, message))
+    }
+
+    fn unsupported_everywhere(&self) -> Option<Situation> {
+        let updated = self.of(Class::Updated);
+        let row = self.unsupported_rows().find(|row| {
+            let lacks =
+                |finding: &&&Finding<'_>| finding.unsupported.iter().any(|other| other.name == row.name);
+            updated.iter().filter(lacks).count() == updated.len()
+        })?;
+        let why = row.message.clone().unwrap_or_else(|| format!("{} does not exist", row.name));
+        let field = Sysctl::from_name(&row.name).map_or("it", Sysctl::field);
+        let message = format!("{why} (so on every node that reports): remove {field} from sysctls");
+        Some((ConditionStatus::False, Reason::Unsupported, Work::Stuck, message))
+    }
+
+    fn unsupported_rows(&self) -> impl Iterator<Item = &'a SysctlStatus> {
+        self.findings.iter().flat_map(|finding| finding.unsupported.iter().copied())
+    }
+
+    fn in_force(&self) -> Situation {
+        let (settled, yes) = (Work::Settled, ConditionStatus::True);
+        match self.spec.mode {
+            Mode::Observe => (yes, Reason::Observed, settled, self.observed()),
+            Mode::Enforce => {
+                let (stale, pending) = (self.of(Class::Stale), self.of(Class::Pending));
+                let mut message = format!("in force on {} of {}", self.of(Class::Updated).len(), self.all());
+                for (group, words) in [(&stale, "silent"), (&pending, "joining or restarting")] {
+                    if !group.is_empty() {
+                        let names = some(group.iter().map(|finding| finding.node));
+                        message += &format!("; {} {words} ({names})", nodes(group.len()));
+                    }
+                }
+                message += &self.exceptions();
+                let reason = if stale.is_empty() { Reason::Applied } else { Reason::AppliedExceptStale };
+                (yes, reason, settled, message)
+            }
+        }
+    }
+
+    /// What is not in force and is no failure.
+    fn exceptions(&self) -> String {
+        let mut text = String::new();
+        let lacking: Vec<_> =
+            self.findings.iter().filter(|finding| !finding.unsupported.is_empty()).collect();
+        if let Some(row) = self.unsupported_rows().next() {
+            let names = some(lacking.iter().map(|finding| finding.node));
+            text += &format!("; {} lack {} or another sysctl ({names})", nodes(lacking.len()), row.name);
+        }
+        let winners: BTreeSet<_> = self.overriders().collect();
+        if !winners.is_empty() {
+            let lost = self.findings.iter().filter(|finding| !finding.lost.is_empty()).count();
+            text += &format!(
+                "; tunings of higher priority ({}) order a sysctl on {}",
+                some(winners),
+                nodes(lost)
+            );
+        }
+        text
+    }
+
+    fn observed(&self) -> String {
+        let reporting = self.of(Class::Updated).len();
+        let change = self.findings.iter().filter(|finding| finding.would_change).count();
+        let refuse = self.findings.iter().filter(|finding| !finding.refused.is_empty()).count();
+        format!(
+            "{reporting} of {} report: Enforce would change something on {change}, and be refused on {refuse}; nothing is \
+             written",
+            self.all()
+        )
+    }
+
+    fn conflicted(&self) -> Option<String> {
+        self.lost_tie().or_else(|| {
+            let first = self.contested.first()?;
+            let on: BTreeSet<_> = self.contested.iter().map(|contested| contested.node).collect();
+            Some(format!(
+                "tuning {} has the same priority and orders another value for {} on {} ({}); this one is older and stands",
+                self.name_of(first.loser),
+                first.sysctl,
+                nodes(on.len()),
+                some(on),
+            ))
+        })
+    }
+
+    fn drifted(&self) -> Option<String> {
+        let drifted: Vec<_> = self.findings.iter().filter(|finding| !finding.drifted.is_empty()).collect();
+        let key = drifted.first()?.drifted.first()?;
+        let names = some(drifted.iter().map(|finding| finding.node));
+        Some(format!(
+            "another program changes {key} on {} ({names}); the agent puts it right. Find the program: often a sysctl.d file, \
+             or another node tuner",
+            nodes(drifted.len())
+        ))
+    }
+
+    fn name_of(&self, uid: &'a str) -> &str {
+        self.snapshot.tuning(uid).map_or(uid, |tuning| &tuning.name)
+    }
+
+    fn value_of(&self, uid: &str, sysctl: Sysctl) -> Option<i64> {
+        self.snapshot.tuning(uid)?.spec.as_ref().ok()?.sysctls.get(sysctl)
+    }
+}
+
+fn shown(value: Option<i64>) -> String {
+    value.map_or_else(|| "?".into(), |value| value.to_string())
+}

@@ -1,0 +1,96 @@
+//! Bounded lists: the nodes that need a look most, and the rules that forbid something.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use crds::node::{Sockets, SysctlStatus};
+use crds::tuning::{RefusalSummary, WorstNode};
+use tcp_close::sockets::two_digits;
+
+use super::class::{Class, Finding};
+use super::{NAMES_MAX, clip, count};
+
+const WORST_MAX: usize = 10;
+const RULES_MAX: usize = 10;
+/// Ten of them, with names, have to fit in a status of 8 KB. The whole message is in the node's own status.
+const WORST_MESSAGE_MAX: usize = 256;
+const REFUSAL_MESSAGE_MAX: usize = 512;
+
+/// The reason of a node where all is well, and which is listed for its closing sockets.
+pub const SOCKETS: &str = "Sockets";
+
+/// The nodes that need a look most: where something is wrong, then where most sockets close.
+pub(super) fn worst(findings: &[Finding<'_>]) -> Vec<WorstNode> {
+    let mut troubled: Vec<_> = findings.iter().filter_map(trouble).collect();
+    troubled.sort_by_key(|(rank, worst)| (*rank, worst.name.clone()));
+    let mut busy: Vec<_> =
+        findings.iter().filter(|finding| trouble(finding).is_none()).filter_map(busy).collect();
+    busy.sort_by_key(|(sockets, worst)| (Reverse(*sockets), worst.name.clone()));
+    let troubled = troubled.into_iter().map(|(_, worst)| worst);
+    troubled.chain(busy.into_iter().map(|(_, worst)| worst)).take(WORST_MAX).collect()
+}
+
+fn trouble(finding: &Finding<'_>) -> Option<(u8, WorstNode)> {
+    let (rank, reason) = match finding.class {
+        Class::WriteFailed | Class::AgentMissing => (0, "Failed"),
+        Class::Refused => (1, "Refused"),
+        Class::Stale => (2, "Stale"),
+        Class::Pending => (3, "Pending"),
+        Class::Updated if !finding.drifted.is_empty() => (4, "Drifted"),
+        Class::Updated => return None,
+    };
+    let message = if rank == 4 {
+        format!("another program changes {}", finding.drifted.join(", "))
+    } else {
+        finding.message.clone()
+    };
+    let message = clip(&message, WORST_MESSAGE_MAX);
+    Some((rank, WorstNode { name: finding.node.into(), reason: reason.into(), message }))
+}
+
+fn busy(finding: &Finding<'_>) -> Option<(u64, WorstNode)> {
+    let sockets = finding.sockets?;
+    let counts = [
+        (sockets.time_wait, "TIME_WAIT"),
+        (sockets.fin_wait1, "FIN_WAIT1"),
+        (sockets.fin_wait2, "FIN_WAIT2"),
+        (sockets.closing, "CLOSING"),
+        (sockets.close_wait, "CLOSE_WAIT"),
+        (sockets.last_ack, "LAST_ACK"),
+    ];
+    let total = closing(sockets);
+    let said = counts.iter().filter(|(count, _)| *count > 0);
+    let message =
+        said.map(|(count, state)| format!("{} {state}", two_digits(*count))).collect::<Vec<_>>().join(", ");
+    let worst = WorstNode { name: finding.node.into(), reason: SOCKETS.into(), message };
+    (total > 0).then_some((total, worst))
+}
+
+/// All that close, rounded: nodes must not change places with every report.
+fn closing(sockets: &Sockets) -> u64 {
+    let Sockets { time_wait, fin_wait1, fin_wait2, closing, close_wait, last_ack, .. } = sockets;
+    let all = [time_wait, fin_wait1, fin_wait2, closing, close_wait, last_ack];
+    two_digits(all.into_iter().fold(0, |sum, count| count.saturating_add(sum)))
+}
+
+/// The rules that forbid something, by id, with the words of the first node.
+pub(super) fn refusals(findings: &[Finding<'_>]) -> Vec<RefusalSummary> {
+    let mut rules = BTreeMap::<&str, (&SysctlStatus, Vec<&str>)>::new();
+    for finding in findings {
+        for row in &finding.refused {
+            let Some(rule) = row.rule.as_deref() else { continue };
+            let (_, nodes) = rules.entry(rule).or_insert_with(|| (row, Vec::new()));
+            // One node may break a rule with several keys.
+            if nodes.last() != Some(&finding.node) {
+                nodes.push(finding.node);
+            }
+        }
+    }
+    let summaries = rules.into_iter().map(|(rule, (row, nodes))| RefusalSummary {
+        rule: rule.into(),
+        message: clip(row.message.as_deref().unwrap_or(&row.state), REFUSAL_MESSAGE_MAX),
+        nodes: count(nodes.len()),
+        names: nodes.iter().take(NAMES_MAX).map(ToString::to_string).collect(),
+    });
+    summaries.take(RULES_MAX).collect()
+}
