@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     install::install_from_checkout,
     network, relay,
+    suite::{self, Tally},
     up::{self, up},
 };
 
@@ -58,6 +59,15 @@ enum Subject {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
+    /// Run the tests: those that need no cluster, then those of a real one.
+    Test {
+        /// Also what takes long: the state of the code, and the long tests.
+        #[arg(long)]
+        all: bool,
+        /// Run only tests of the cluster whose names contain this.
+        #[arg(default_value = "")]
+        filter: String,
+    },
     /// Pass connections from the machine to the API server.
     #[command(hide = true)]
     Relay {
@@ -98,6 +108,10 @@ impl Arguments {
                 let (program, arguments) = command.split_first().ok_or(Error::NotUp)?;
                 Err(Cluster::open()?.node(&node)?.become_program(program, arguments))
             }
+            Subject::Test { all, filter } => match suite::test(all, &filter)? {
+                Tally { passed: 1.., failed: 0 } => Ok(()),
+                Tally { failed, .. } => Err(Error::TestsFailed { failed }),
+            },
             Subject::Relay { holder, port_file } => relay::serve(holder, &port_file),
         }
     }

@@ -90,6 +90,12 @@ pub enum Error {
     /// There is no cluster to talk to.
     #[error("the lab of this checkout is not up\n      what to do: cargo lab up")]
     NotUp,
+    /// Tests ran, and not all of them passed.
+    #[error("{failed} tests failed")]
+    TestsFailed {
+        /// How many.
+        failed: usize,
+    },
     /// A text that a program printed could not be understood.
     #[error("cannot understand {what}: {why}")]
     Unclear {

@@ -21,6 +21,10 @@ mod process;
 mod programs;
 mod relay;
 mod report;
+pub mod sockets;
+pub mod suite;
+mod tools;
+pub mod traffic;
 mod up;
 
 pub use clear::down;

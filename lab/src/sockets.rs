@@ -1,0 +1,98 @@
+//! Closing sockets as an independent witness counts them: `ss` for the states, `/proc/net/sockstat` for the machine.
+
+use crate::{
+    error::{Error, Result},
+    node::Node,
+};
+
+/// What a witness counts, under the names of a status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// `timeWait`
+    pub time_wait: u64,
+    /// `finWait1`
+    pub fin_wait1: u64,
+    /// `finWait2`
+    pub fin_wait2: u64,
+    /// `closing`
+    pub closing: u64,
+    /// `closeWait`
+    pub close_wait: u64,
+    /// `lastAck`
+    pub last_ack: u64,
+    /// `orphans`
+    pub orphans: u64,
+}
+
+/// Counts what `ss` lists in the node's network namespace.
+pub fn listed(node: &Node) -> Result<Listed> {
+    let output = node.exec(
+        "ss",
+        &["--tcp", "--all", "--numeric", "--no-header", "--oneline", "--extended", "--options"],
+    )?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(Error::Unclear { what: format!("ss on {}", node.name), why });
+    }
+    Ok(count(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// The orphans of the whole machine, as the node's sockstat shows them.
+pub fn machine_orphans(node: &Node) -> Result<u64> {
+    let text = node.read_proc_net("sockstat")?;
+    let unclear = || Error::Unclear { what: format!("sockstat on {}", node.name), why: text.clone() };
+    let line = text.lines().find(|line| line.starts_with("TCP: ")).ok_or_else(unclear)?;
+    let mut words = line.split_ascii_whitespace().skip_while(|word| *word != "orphan").skip(1);
+    words.next().and_then(|word| word.parse().ok()).ok_or_else(unclear)
+}
+
+fn count(text: &str) -> Listed {
+    let mut listed = Listed::default();
+    for line in text.lines() {
+        // ss prints no inode for a socket that has none, and no owner for a mini-socket.
+        let owned = line.split_ascii_whitespace().any(|word| word.starts_with("ino:") && word != "ino:0");
+        let full = !line.contains("timer:(timewait");
+        let state = match line.split_ascii_whitespace().next().unwrap_or_default() {
+            "TIME-WAIT" => &mut listed.time_wait,
+            "CLOSE-WAIT" => &mut listed.close_wait,
+            "FIN-WAIT-1" => &mut listed.fin_wait1,
+            "FIN-WAIT-2" => &mut listed.fin_wait2,
+            "CLOSING" => &mut listed.closing,
+            "LAST-ACK" => &mut listed.last_ack,
+            _ => continue,
+        };
+        *state += 1;
+        // In CLOSE_WAIT a socket without an owner waits to be accepted.
+        let closes = !line.starts_with("CLOSE-WAIT");
+        listed.orphans += u64::from(closes && full && !owned);
+    }
+    listed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Captured from ss of iproute2 6.1.
+    const LINES: &str = "\
+TIME-WAIT 0 0 10.9.0.2:33000 10.9.0.3:80 timer:(timewait,59sec,0) ino:0 sk:1
+FIN-WAIT-2 0 0 10.9.0.2:33001 10.9.0.3:80 timer:(timewait,59sec,0) ino:0 sk:2
+FIN-WAIT-2 0 0 10.9.0.2:33002 10.9.0.3:80 ino:77 sk:3 -->
+FIN-WAIT-1 0 1 10.9.0.2:33003 10.9.0.3:80 timer:(on,186ms,0) ino:0 sk:4 ---
+CLOSE-WAIT 1 0 10.9.0.2:33004 10.9.0.3:80 ino:0 sk:5
+ESTAB 0 0 10.9.0.2:33005 10.9.0.3:80 ino:9 sk:6
+";
+
+    #[test]
+    fn orphans_are_full_sockets_that_close_without_an_owner() {
+        let expected = Listed {
+            time_wait: 1,
+            fin_wait2: 2,
+            fin_wait1: 1,
+            close_wait: 1,
+            orphans: 1,
+            ..Listed::default()
+        };
+        assert_eq!(count(LINES), expected);
+    }
+}

@@ -1,0 +1,97 @@
+//! Every count in a status is what `ss` and `/proc` say in that node's namespace, for mixes made on purpose.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Failure, Outcome, Suite, Test};
+use crate::{
+    node::Node,
+    report::{Seen, poll_until},
+    sockets::{Listed, listed, machine_orphans},
+    traffic,
+};
+
+pub(super) const TESTS: &[Test] = &[
+    Test { name: "counts_are_exact_for_time_wait", run: time_wait },
+    Test { name: "counts_are_exact_for_fin_wait1_orphans_and_the_machines_orphans", run: fin_wait1 },
+    Test { name: "counts_are_exact_for_fin_wait2_after_close_and_with_an_owner", run: fin_wait2 },
+    Test { name: "counts_are_exact_for_last_ack", run: last_ack },
+    Test { name: "counts_are_exact_for_connections_closed_before_they_were_accepted", run: never_accepted },
+];
+
+/// Three times the longest interval after which a node reports anything.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The counts of a status, under the names of a witness.
+fn reported(status: &Value) -> Option<(Listed, u64)> {
+    let sockets = &status["status"]["sockets"];
+    let count = |name: &str| sockets[name].as_u64();
+    let listed = Listed {
+        time_wait: count("timeWait")?,
+        fin_wait1: count("finWait1")?,
+        fin_wait2: count("finWait2")?,
+        closing: count("closing")?,
+        close_wait: count("closeWait")?,
+        last_ack: count("lastAck")?,
+        orphans: count("orphans")?,
+    };
+    Some((listed, count("machineOrphans")?))
+}
+
+/// Waits until a node reports exactly what the witnesses see before and after the report is read, and what the test made
+/// is in it.
+fn is_exact(suite: &Suite, node: &Node, made: impl Fn(&Listed) -> bool) -> Outcome {
+    let what = format!("{} reports what ss and sockstat say", node.name);
+    let took = poll_until(&what, DEADLINE, || {
+        let before = (listed(node)?, machine_orphans(node)?);
+        let status = reported(&suite.get("tcpclosenode", &node.name)?);
+        let after = (listed(node)?, machine_orphans(node)?);
+        let holds = before == after && status == Some(before) && made(&before.0);
+        Ok(Seen::when(holds, || format!("reported {status:?}, before {before:?}, after {after:?}")))
+    })?;
+    println!("    {}: exact after {:.1} s", node.name, took.as_secs_f64());
+    Ok(())
+}
+
+fn pair(suite: &Suite) -> Result<(&Node, &Node), Failure> {
+    match suite.cluster.nodes() {
+        [client, server, ..] => Ok((client, server)),
+        _ => Err(Failure("the lab has fewer than two nodes".into())),
+    }
+}
+
+fn time_wait(suite: &Suite) -> Outcome {
+    let (client, server) = pair(suite)?;
+    traffic::time_wait(client, server, 3000)?;
+    is_exact(suite, client, |seen| seen.time_wait >= 3000)
+}
+
+fn fin_wait1(suite: &Suite) -> Outcome {
+    let (client, server) = pair(suite)?;
+    let _held = traffic::fin_wait1_orphans(client, server, 150)?;
+    is_exact(suite, client, |seen| seen.fin_wait1 == 150 && seen.orphans == 150)?;
+    // The machine has one counter; the other node shows it too, and none of its own.
+    is_exact(suite, server, |seen| seen.orphans == 0)
+}
+
+fn fin_wait2(suite: &Suite) -> Outcome {
+    let (client, server) = pair(suite)?;
+    let _held =
+        traffic::fin_wait2_orphans(client, server, 120)?.and(traffic::fin_wait2_held(client, server, 30)?);
+    is_exact(suite, client, |seen| seen.fin_wait2 == 150 && seen.orphans == 0)?;
+    is_exact(suite, server, |seen| seen.close_wait == 150)
+}
+
+fn last_ack(suite: &Suite) -> Outcome {
+    let (client, server) = pair(suite)?;
+    let _held = traffic::last_ack(client, server, 120)?;
+    is_exact(suite, server, |seen| seen.last_ack == 120 && seen.orphans == 120)?;
+    is_exact(suite, client, |seen| seen.fin_wait2 == 120)
+}
+
+fn never_accepted(suite: &Suite) -> Outcome {
+    let (client, server) = pair(suite)?;
+    let _held = traffic::never_accepted(client, server, 120)?;
+    is_exact(suite, server, |seen| seen.close_wait == 120 && seen.orphans == 0)
+}

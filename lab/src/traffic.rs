@@ -1,0 +1,158 @@
+//! Real connections between two nodes, made to close in a way that somebody wants to see, and to stay there.
+//!
+//! Packets are dropped at their receiver, by a filter on its socket: dropped at the sender, the kernel would know, and
+//! retransmit on another schedule.
+
+use std::{
+    io::Read,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use socket2::{Domain, SockFilter, Socket, Type};
+
+use crate::{
+    error::{Error, Result},
+    node::Node,
+    report::{Seen, poll_until},
+    sockets,
+};
+
+/// `BPF_RET | BPF_K` with 0: the classic filter that accepts nothing.
+const DROP_ALL: [u16; 1] = [0x06];
+/// Connections of one kind reach their state within milliseconds; a loaded machine may take longer.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// Sockets that stay as they are until this is dropped; then both sides end at once, by reset.
+#[must_use = "sockets end when this is dropped"]
+#[derive(Default)]
+pub struct Held(Vec<Socket>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for socket in &self.0 {
+            // A socket that cannot be told to end at once ends like any other.
+            let _ = socket.set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl Held {
+    /// Holds these as well.
+    pub fn and(mut self, mut other: Self) -> Self {
+        self.0.append(&mut other.0);
+        self
+    }
+}
+
+/// TIME_WAIT on the client, which closes first. Nothing needs to be held: they last 60 s.
+pub fn time_wait(client: &Node, server: &Node, count: usize) -> Result<()> {
+    for (client, mut server) in connect(client, server, count)? {
+        drop(client);
+        // The end of the stream: the server closes second.
+        server.read(&mut [0]).map_err(Error::system("read to the end of a connection"))?;
+    }
+    Ok(())
+}
+
+/// FIN_WAIT1 without an owner on the client: it has closed, and the server drops everything it sends.
+pub fn fin_wait1_orphans(client: &Node, server: &Node, count: usize) -> Result<Held> {
+    let mut held = Held::default();
+    for (client, server) in connect(client, server, count)? {
+        drop_all(&server)?;
+        drop(client);
+        held.0.push(server);
+    }
+    Ok(held)
+}
+
+/// FIN_WAIT2 after close() on the client, and CLOSE_WAIT on the server, whose program never closes.
+pub fn fin_wait2_orphans(client: &Node, server: &Node, count: usize) -> Result<Held> {
+    Ok(Held(connect(client, server, count)?.into_iter().map(|(_, server)| server).collect()))
+}
+
+/// FIN_WAIT2 with an owner on the client, which has only shut down, and CLOSE_WAIT on the server.
+pub fn fin_wait2_held(client: &Node, server: &Node, count: usize) -> Result<Held> {
+    let mut held = Held::default();
+    for (client, server) in connect(client, server, count)? {
+        shut_down(&client)?;
+        held.0.extend([client, server]);
+    }
+    Ok(held)
+}
+
+/// LAST_ACK without an owner on the server: the client shut down, then dropped everything that the server sent when it
+/// closed. On the client the sockets stay in FIN_WAIT2, with an owner.
+pub fn last_ack(client: &Node, server: &Node, count: usize) -> Result<Held> {
+    let pairs = connect(client, server, count)?;
+    let before = sockets::listed(client)?.fin_wait2;
+    for (client, _) in &pairs {
+        shut_down(client)?;
+    }
+    let wanted = before + u64::try_from(count).unwrap_or(u64::MAX);
+    poll_until("the clients are in FIN_WAIT2", SETTLE, || {
+        let seen = sockets::listed(client)?.fin_wait2;
+        Ok(Seen::when(seen >= wanted, || format!("{seen} of {wanted}")))
+    })?;
+    let mut held = Held::default();
+    for (client, server) in pairs {
+        drop_all(&client)?;
+        drop(server);
+        held.0.push(client);
+    }
+    Ok(held)
+}
+
+/// Connections that the client closed before the server accepted them: CLOSE_WAIT without an owner on the server, and yet
+/// no orphans.
+pub fn never_accepted(client: &Node, server: &Node, count: usize) -> Result<Held> {
+    let (listener, address) = listen(server)?;
+    client.net()?.run(|| (0..count).try_for_each(|_| connect_to(address).map(drop)))??;
+    Ok(Held(vec![listener]))
+}
+
+/// Makes connections, each as its client's and its server's end.
+fn connect(client: &Node, server: &Node, count: usize) -> Result<Vec<(Socket, Socket)>> {
+    let (listener, address) = listen(server)?;
+    client.net()?.run(|| {
+        let pair = |_| {
+            let client = connect_to(address)?;
+            let (server, _) = listener.accept().map_err(Error::system("accept a connection"))?;
+            Ok((client, server))
+        };
+        (0..count).map(pair).collect()
+    })?
+}
+
+fn listen(node: &Node) -> Result<(Socket, SocketAddr)> {
+    let ip: IpAddr = node.ip.parse().map_err(|_| Error::Unclear {
+        what: format!("the address of {}", node.name),
+        why: format!("{} is none", node.ip),
+    })?;
+    let act = || format!("listen on {}", node.name);
+    node.net()?.run(|| {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(Error::system(act()))?;
+        listener.bind(&SocketAddr::new(ip, 0).into()).map_err(Error::system(act()))?;
+        listener.listen(4096).map_err(Error::system(act()))?;
+        let address = listener.local_addr().map_err(Error::system(act()))?;
+        let address =
+            address.as_socket().ok_or_else(|| Error::Unclear { what: act(), why: "no address".into() })?;
+        Ok((listener, address))
+    })?
+}
+
+fn connect_to(address: SocketAddr) -> Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(Error::system("make a socket"))?;
+    socket.connect(&address.into()).map_err(Error::system(format!("connect to {address}")))?;
+    Ok(socket)
+}
+
+fn shut_down(socket: &Socket) -> Result<()> {
+    socket.shutdown(std::net::Shutdown::Write).map_err(Error::system("shut a connection down"))
+}
+
+/// From now on the kernel drops whatever arrives for this socket, unseen and unacknowledged.
+fn drop_all(socket: &Socket) -> Result<()> {
+    let filter = DROP_ALL.map(|code| SockFilter::new(code, 0, 0, 0));
+    socket.attach_filter(&filter).map_err(Error::system("attach a filter to a socket"))
+}
