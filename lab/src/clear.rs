@@ -29,7 +29,9 @@ pub(crate) fn clear(checkout: &Checkout) -> Result<()> {
     if running.is_empty() && !folder.exists() {
         return Ok(());
     }
-    say(format!("takes down a lab: {} processes and what they hold", running.len()));
+    if !running.is_empty() {
+        say(format!("takes down a lab: {} processes and what they hold", running.len()));
+    }
     let namespaces = namespaces(&running);
     end(&running)?;
     let gone = || Ok(Seen::when(left_in(&namespaces).is_empty(), || left_in(&namespaces).join(", ")));

@@ -12,6 +12,7 @@ use crate::{
     control_plane::Component,
     error::{Error, Result},
     files,
+    namespace::NetNamespace,
     node::Node,
     process::{self, Records},
     relay,
@@ -122,16 +123,37 @@ impl Cluster {
         self.dir.join("cni")
     }
 
-    /// The folder of libraries that runc and buildah need and the machine lacks, if it lacks any.
+    /// The folder of libraries that unpacked programs need and the machine lacks, if it lacks any.
     pub(crate) fn libraries(&self) -> Option<PathBuf> {
         std::fs::read_link(self.dir.join("libraries")).ok()
     }
 
-    /// A program of the lab that will talk to this cluster.
+    /// A program of the lab that will talk to this cluster. What kubectl and helm cache belongs to the lab, not to the
+    /// person.
     pub fn client(&self, program: &str) -> Command {
         let mut command = Command::new(self.program(program));
-        command.env("KUBECONFIG", self.kubeconfig());
+        let cache = self.dir.join("client-cache");
+        command.env("KUBECONFIG", self.kubeconfig()).env("KUBECACHEDIR", cache.join("kubectl"));
+        for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+            command.env(variable, cache.join(variable));
+        }
         command
+    }
+
+    /// A program that came as a Debian package, with the libraries it needs.
+    pub(crate) fn unpacked(&self, program: &str) -> Command {
+        let mut command = Command::new(self.program(program));
+        if let Some(libraries) = self.libraries() {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
+        command
+    }
+
+    /// Runs a batch of `ip` commands, one per line, inside a network namespace.
+    pub fn ip(&self, net: &NetNamespace, batch: &str) -> Result<()> {
+        let mut command = self.unpacked("ip");
+        command.args(["-batch", "-"]);
+        net.run(|| process::run_with_input(&mut command, batch.as_bytes()))?.map(drop)
     }
 
     /// Runs kubectl and returns what it printed.
@@ -149,14 +171,7 @@ impl Cluster {
 
     /// Runs helm and returns what it printed.
     pub fn helm<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
-        let mut command = self.client("helm");
-        // Helm's own caches belong to the lab, not to the person.
-        for (variable, folder) in
-            [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")]
-        {
-            command.env(variable, self.dir.join("helm").join(folder));
-        }
-        process::run(command.args(arguments))
+        process::run(self.client("helm").args(arguments))
     }
 
     /// Judges an object as the library of Flux does: its status (`Current`, `InProgress`, `Failed`) and its message.

@@ -14,7 +14,7 @@ use crate::{
     files,
     namespace::NetNamespace,
     network,
-    process::{self, MARK, Process},
+    process::{self, Process},
     report::{Seen, poll_until},
 };
 
@@ -122,8 +122,8 @@ impl Cluster {
         if let Some(running) = self.records().alive(component.name()) {
             return Ok(running);
         }
-        let mut command = Command::new(self.program(component.name()));
-        command.args(component.arguments(self)).env(MARK, self.name()).current_dir(self.dir());
+        let mut command = process::daemon(self.program(component.name()), self.name());
+        command.args(component.arguments(self)).current_dir(self.dir());
         let log = self.component_log(component);
         self.net()?.run(|| self.records().start(component.name(), &mut command, &log))?
     }
@@ -186,14 +186,14 @@ impl Cluster {
 
     /// Makes the network namespace in which the control plane runs, with the bridge that joins the nodes.
     pub(crate) fn start_network(&self) -> Result<()> {
-        let mut command = Command::new("unshare");
+        let mut command = process::daemon("unshare", self.name());
         // Nothing of this process matters but its namespace, which lives as long as it does.
-        command.args(["--net", "sleep", "infinity"]).env(MARK, self.name());
+        command.args(["--net", "sleep", "infinity"]);
         let log = self.dir().join("log/network.log");
         let holder = self.records().start(network::HOLDER, &mut command, &log)?;
         wait_for_namespace(holder)?;
         let net = self.net()?;
-        net.ip(&network::bridge_batch())?;
+        self.ip(&net, &network::bridge_batch())?;
         // /proc/sys/net shows the namespace of the thread that opens it.
         let forward = Path::new("/proc/sys/net/ipv4/ip_forward");
         net.run(|| std::fs::write(forward, "1").map_err(Error::file("write", forward)))?

@@ -26,9 +26,25 @@ const PACKAGES: &[&str] = &[
     "libgpgme11",
     "libseccomp2",
 ];
+/// `ip` and `ss` with their libraries, where the machine has neither.
+const NETWORK_PACKAGES: &[&str] = &[
+    "iproute2",
+    "libbpf1",
+    "libbsd0",
+    "libcap2",
+    "libelf1",
+    "libmd0",
+    "libmnl0",
+    "libtirpc3",
+    "libxtables12",
+];
 /// Holds the list of what has been unpacked.
 const MARKER: &str = ".unpacked";
+/// All unpacked libraries in one folder.
+const LIBRARIES: &str = "libraries";
 const CNI_FOLDERS: &[&str] = &["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
+/// Where packages put programs; which of them has changed from one release of Debian to the next.
+const PROGRAM_FOLDERS: &[&str] = &["usr/sbin", "usr/bin", "sbin", "bin"];
 
 /// What the packages provide.
 #[derive(Debug)]
@@ -37,72 +53,107 @@ pub(crate) struct Programs {
     pub runc: PathBuf,
     /// Builds images.
     pub buildah: PathBuf,
+    /// Sets up networks.
+    pub ip: PathBuf,
+    /// Lists sockets.
+    pub ss: PathBuf,
     /// The folder of the CNI plugins.
     pub cni: PathBuf,
-    /// Libraries that the two programs need and the machine lacks.
+    /// Libraries that these programs need and the machine lacks.
     pub libraries: Option<PathBuf>,
 }
 
 /// Unpacks the packages where that has not been done, and says where the programs are.
 pub(crate) fn provide(cache: &Cache) -> Result<Programs> {
     let root = cache.debian();
-    let wanted = PACKAGES.join(" ");
-    let is_unpacked = std::fs::read_to_string(root.join(MARKER)).is_ok_and(|list| list.trim() == wanted);
-    if !is_unpacked {
+    let has_network_programs = on_path("ip").is_some() && on_path("ss").is_some();
+    let wanted = if has_network_programs { PACKAGES.to_vec() } else { [PACKAGES, NETWORK_PACKAGES].concat() };
+    let unpacked = std::fs::read_to_string(root.join(MARKER)).unwrap_or_default();
+    if !wanted.iter().all(|package| unpacked.lines().any(|line| line == *package)) {
         if on_path("apt-get").is_none() || on_path("dpkg-deb").is_none() {
             return installed();
         }
-        during("unpacks runc, the CNI plugins and buildah", || unpack(&root))?;
-        files::write(&root.join(MARKER), wanted)?;
+        during("unpacks runc, the CNI plugins and buildah", || unpack(&root, &wanted))?;
+        files::write(&root.join(MARKER), wanted.join("\n"))?;
     }
-    Ok(unpacked(&root))
+    programs(&root)
 }
 
-fn unpacked(root: &Path) -> Programs {
-    let libraries = root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
-    let runc = root.join("usr/sbin/runc");
-    let buildah = root.join("usr/bin/buildah");
-    let starts = |program: &Path| run(Command::new(program).arg("--version")).is_ok();
-    let needs_libraries = !(starts(&runc) && starts(&buildah));
-    Programs { runc, buildah, cni: root.join("usr/lib/cni"), libraries: needs_libraries.then_some(libraries) }
+fn programs(root: &Path) -> Result<Programs> {
+    let own = |name: &str| {
+        let found =
+            PROGRAM_FOLDERS.iter().map(|folder| root.join(folder).join(name)).find(|file| file.is_file());
+        found.ok_or_else(|| Error::Missing {
+            what: format!("{name} is not in the packages unpacked in {}", root.display()),
+            remedy: "remove that folder and try again".into(),
+        })
+    };
+    let ip_and_ss = on_path("ip").zip(on_path("ss"));
+    let (ip, ss) = ip_and_ss.map_or_else(|| Ok((own("ip")?, own("ss")?)), Ok)?;
+    let (runc, buildah) = (own("runc")?, own("buildah")?);
+    let starts = |program: &Path, question| run(Command::new(program).arg(question)).is_ok();
+    let runs_as_it_is =
+        starts(&runc, "--version") && starts(&buildah, "--version") && starts(&ip, "-V") && starts(&ss, "-V");
+    let libraries = (!runs_as_it_is).then(|| root.join(LIBRARIES));
+    Ok(Programs { runc, buildah, ip, ss, cni: root.join("usr/lib/cni"), libraries })
 }
 
 /// On a system without Debian's tools the person has to bring the programs.
 fn installed() -> Result<Programs> {
     let missing = |what: &str| Error::Missing {
         what: format!("there is no apt on this machine to fetch {what} with, and {what} is not installed"),
-        remedy: "install runc, buildah and the CNI plugins (/opt/cni/bin) with this system's own tools"
-            .into(),
+        remedy:
+            "install runc, buildah, iproute2 and the CNI plugins (/opt/cni/bin) with this system's own tools"
+                .into(),
     };
     say("no apt here: takes runc, buildah and the CNI plugins from this machine");
     let cni = CNI_FOLDERS.iter().map(PathBuf::from).find(|folder| folder.join("bridge").is_file());
     Ok(Programs {
         runc: on_path("runc").ok_or_else(|| missing("runc"))?,
         buildah: on_path("buildah").ok_or_else(|| missing("buildah"))?,
+        ip: on_path("ip").ok_or_else(|| missing("ip"))?,
+        ss: on_path("ss").ok_or_else(|| missing("ss"))?,
         cni: cni.ok_or_else(|| missing("the CNI plugins"))?,
         libraries: None,
     })
 }
 
-fn unpack(root: &Path) -> Result<()> {
+fn unpack(root: &Path, packages: &[&str]) -> Result<()> {
     let downloads = root.join(".download");
     if downloads.exists() {
         std::fs::remove_dir_all(&downloads).map_err(Error::file("empty", &downloads))?;
     }
     files::make_folder(&downloads)?;
-    if download(&downloads).is_err() {
+    if download(&downloads, packages).is_err() {
         // A fresh machine has no package lists yet, or old ones.
         run(Command::new("apt-get").arg("update"))?;
-        download(&downloads)?;
+        download(&downloads, packages)?;
     }
     for package in files::list(&downloads)? {
         run(Command::new("dpkg-deb").arg("-x").arg(downloads.join(package)).arg(root))?;
     }
+    gather_libraries(root)?;
     std::fs::remove_dir_all(&downloads).map_err(Error::file("remove", &downloads))
 }
 
-fn download(into: &Path) -> Result<String> {
+/// Copies the libraries into one folder: a node is given one, and packages use two.
+fn gather_libraries(root: &Path) -> Result<()> {
+    let into = root.join(LIBRARIES);
+    files::make_folder(&into)?;
+    for parent in ["lib", "usr/lib"] {
+        let folder = root.join(parent).join(format!("{}-linux-gnu", std::env::consts::ARCH));
+        for name in files::list(&folder)? {
+            let library = folder.join(&name);
+            if library.is_file() {
+                std::fs::copy(&library, into.join(&name)).map_err(Error::file("copy", &library))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn download(into: &Path, packages: &[&str]) -> Result<String> {
     // apt's own user cannot write into a folder of root's; it would only warn, but on every package.
     let options = ["-o", "APT::Sandbox::User=root", "download"];
-    run(Command::new("apt-get").current_dir(into).args(options).args(PACKAGES))
+    run(Command::new("apt-get").current_dir(into).args(options).args(packages))
 }

@@ -151,11 +151,8 @@ fn bake(cluster: &Cluster, recipe: &Recipe<'_>, archive: &Path) -> Result<()> {
 
 /// buildah with its stores in the lab's folder.
 fn buildah(cluster: &Cluster, workshop: &Path) -> Command {
-    let mut command = Command::new(cluster.program("buildah"));
+    let mut command = cluster.unpacked("buildah");
     command.arg("--root").arg(workshop.join("root")).arg("--runroot").arg(workshop.join("runroot"));
     command.args(["--storage-driver", "vfs"]).env("TMPDIR", workshop);
-    if let Some(libraries) = cluster.libraries() {
-        command.env("LD_LIBRARY_PATH", libraries);
-    }
     command
 }

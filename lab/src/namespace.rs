@@ -1,15 +1,11 @@
 //! Work inside the network namespace of another process. A network namespace belongs to a thread, so each piece of work
 //! gets a thread of its own, which enters, works and ends; the lab itself never leaves the machine's first namespace.
 
-use std::{fs::File, io, process::Command};
+use std::{fs::File, io, os::fd::AsFd};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::{
-    error::{Error, Result},
-    process,
-};
-use std::os::fd::AsFd;
+use crate::error::{Error, Result};
 
 /// A network namespace, held open.
 #[derive(Debug)]
@@ -37,16 +33,5 @@ impl NetNamespace {
             let broken = io::Error::other("the work inside it panicked");
             Err(Error::system("work in a network namespace")(broken))
         })
-    }
-
-    /// Runs a batch of `ip` commands, one per line, inside this namespace.
-    pub fn ip(&self, batch: &str) -> Result<()> {
-        let program = process::on_path("ip").ok_or_else(|| Error::Missing {
-            what: "`ip` is not on this machine".into(),
-            remedy: "install iproute2".into(),
-        })?;
-        let mut command = Command::new(program);
-        command.args(["-batch", "-"]);
-        self.run(|| process::run_with_input(&mut command, batch.as_bytes()))?.map(drop)
     }
 }

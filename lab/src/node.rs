@@ -17,7 +17,7 @@ use crate::{
     namespace::NetNamespace,
     network,
     pki::{Authority, Subject},
-    process::{self, MARK, Process, Records},
+    process::{self, Process, Records},
     report::{Seen, poll_until},
 };
 
@@ -25,6 +25,8 @@ use crate::{
 pub(crate) const PAUSE_IMAGE: &str = "tcpclose.dev/pause:1";
 /// Namespaces appear and containerd answers within a second on an idle machine.
 const START_DEADLINE: Duration = Duration::from_mins(1);
+/// So much of a log is shown when a node has ended.
+const TAIL_LINES: usize = 10;
 
 /// A node of a running lab.
 #[derive(Debug, Clone)]
@@ -70,6 +72,8 @@ impl Node {
             program,
         ]);
         command.env("PATH", "/run/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        // Empty on a machine that has all libraries.
+        command.env("LD_LIBRARY_PATH", "/run/lab/lib");
         Ok(command)
     }
 
@@ -173,7 +177,7 @@ impl Node {
         }
         let script = self.folder.join("init.sh");
         files::write(&script, include_str!("node/init.sh"))?;
-        let mut command = Command::new("unshare");
+        let mut command = process::daemon("unshare", cluster.name());
         command
             .args([
                 "--fork",
@@ -187,7 +191,6 @@ impl Node {
                 "sh",
             ])
             .arg(&script)
-            .env(MARK, cluster.name())
             .env("LAB_NODE_FOLDER", &self.folder)
             .env("LAB_NODE_NAME", &self.name)
             .env("LAB_NODE_ADDRESS", &self.ip)
@@ -197,28 +200,55 @@ impl Node {
         let unshare =
             self.records.start(&self.name, &mut command, &self.folder.join("var-log/lab/init.log"))?;
         wait_for_namespace(unshare)?;
-        self.join(cluster)
+        // A node without a network would pass for one that runs.
+        self.join(cluster).inspect_err(|_| drop(self.kill()))
     }
 
     fn join(&self, cluster: &Cluster) -> Result<()> {
         let what = format!("{} has its first process", self.name);
-        poll_until(&what, START_DEADLINE, || Ok(Seen::when(self.is_up(), || self.init_log())))?;
-        cluster.net()?.ip(&network::join_batch(&self.name, self.index, self.pid()?))?;
-        self.net()?.ip(&network::node_batch(self.index))?;
+        let init = || self.check().map(|()| Seen::when(self.is_up(), || "it has none".into()));
+        poll_until(&what, START_DEADLINE, init)?;
+        self.remove_old_link(cluster)?;
+        cluster.ip(&cluster.net()?, &network::join_batch(&self.name, self.index, self.pid()?))?;
+        cluster.ip(&self.net()?, &network::node_batch(self.index))?;
         let folder = self.folder.join("run/lab");
-        poll_until(&what, START_DEADLINE, || Ok(Seen::when(folder.is_dir(), || self.init_log())))?;
+        let ready = || self.check().map(|()| Seen::when(folder.is_dir(), || "no folder for the lab".into()));
+        poll_until(&what, START_DEADLINE, ready)?;
         files::write(&folder.join("network-is-up"), "")
+    }
+
+    /// The link of an earlier life goes with its namespace, which anything may hold: a socket that a test left open.
+    fn remove_old_link(&self, cluster: &Cluster) -> Result<()> {
+        let net = cluster.net()?;
+        let link = format!("{}:", self.name);
+        poll_until("the old link is gone", START_DEADLINE, || {
+            let links = net.run(|| files::read(Path::new("/proc/thread-self/net/dev")))??;
+            if links.contains(&link) {
+                cluster.ip(&net, &format!("link del {}\n", self.name))?;
+            }
+            Ok(Seen::when(!links.contains(&link), || "it was there".into()))
+        })
+        .map(drop)
     }
 
     /// Waits until containerd answers.
     pub(crate) fn wait_for_containerd(&self) -> Result<()> {
         let what = format!("containerd of {} answers", self.name);
-        let look = || process::run(self.command("ctr")?.arg("version")).map(|_| Seen::Yes);
+        let look = || {
+            self.check()?;
+            process::run(self.command("ctr")?.arg("version")).map(|_| Seen::Yes)
+        };
         poll_until(&what, START_DEADLINE, look).map(drop)
     }
 
-    fn init_log(&self) -> String {
-        files::tail(&self.path("/var/log/lab/init.log"), 5)
+    /// An error with the end of its log when the node's first process has ended.
+    fn check(&self) -> Result<()> {
+        if self.records.alive(&self.name).is_some() {
+            return Ok(());
+        }
+        let log = self.path("/var/log/lab/init.log");
+        let tail = files::tail(&log, TAIL_LINES);
+        Err(Error::Ended { name: self.name.clone(), log, tail })
     }
 }
 

@@ -2,6 +2,7 @@
 //! hands it out anew.
 
 use std::{
+    ffi::OsStr,
     fs::OpenOptions,
     io::Write,
     os::unix::process::CommandExt,
@@ -20,7 +21,7 @@ use crate::{
 
 /// Every process of a lab carries this variable with the lab's name: so a lab that was killed before it wrote a pid
 /// down still finds what it started.
-pub(crate) const MARK: &str = "TCPCLOSE_LAB";
+const MARK: &str = "TCPCLOSE_LAB";
 /// A process gets this long to end by itself.
 const GRACE: Duration = Duration::from_secs(10);
 /// The kernel gets this long to carry a SIGKILL out; containers with much memory take a moment.
@@ -208,6 +209,14 @@ fn failed(command: &Command, output: &Output) -> Error {
         status: output.status.to_string(),
         output: files::last_lines(said.join("\n").trim(), SHOWN_LINES),
     }
+}
+
+/// A program that outlives this one, with the mark of its lab and nothing of the person's environment but the PATH: a
+/// proxy that is set for the browser must not stand between a kubelet and its API server.
+pub(crate) fn daemon(program: impl AsRef<OsStr>, lab: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env(MARK, lab);
+    command
 }
 
 /// A command line as a person would type it.

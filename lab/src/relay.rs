@@ -5,8 +5,8 @@
 use std::{
     io,
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
     path::Path,
-    process::Command,
     time::Duration,
 };
 
@@ -15,8 +15,7 @@ use crate::{
     error::{Error, Result},
     files,
     namespace::NetNamespace,
-    network,
-    process::MARK,
+    network, process,
     report::{Seen, poll_until},
 };
 
@@ -29,12 +28,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Starts the relay and returns the port it listens on.
 pub(crate) fn start(cluster: &Cluster) -> Result<u16> {
-    let program = std::env::current_exe().map_err(Error::system("find the lab's own program"))?;
     let holder = cluster.records().alive(network::HOLDER).ok_or(Error::NotUp)?;
     let port_file = port_file(cluster);
     files::remove(&port_file)?;
-    let mut command = Command::new(program);
-    command.args(["relay", &holder.pid.to_string()]).arg(&port_file).env(MARK, cluster.name());
+    // This very program, even if its file has been built anew meanwhile.
+    let mut command = process::daemon("/proc/self/exe", cluster.name());
+    command.arg0("lab").args(["relay", &holder.pid.to_string()]).arg(&port_file);
     let log = cluster.dir().join("log/relay.log");
     cluster.records().start(RELAY, &mut command, &log)?;
     poll_until("the relay to the API server listens", START_DEADLINE, || {

@@ -28,14 +28,22 @@ pub fn up(nodes: u8) -> Result<Cluster> {
     let checkout = Checkout::current()?;
     let _lock = checkout.lock()?;
     if let Some(running) = Cluster::open().ok().filter(Cluster::is_up) {
-        say(format!("the lab of this checkout is already up with {} nodes", running.nodes().len()));
+        let has = running.nodes().len();
+        say(format!("the lab of this checkout is already up with {has} nodes"));
+        if has != usize::from(nodes) {
+            say(format!("for {nodes} nodes, run `cargo lab down` first"));
+        }
         return Ok(running);
     }
     preflight()?;
     clear::clear(&checkout)?;
     let cluster = Cluster::new(checkout, nodes)?;
-    provide(&cluster)?;
-    // What was started is taken down again when the rest fails; a half lab helps nobody, its logs do.
+    if let Err(missing) = provide(&cluster) {
+        // Nothing has started yet: nothing to look at either.
+        clear::clear(cluster.checkout())?;
+        return Err(missing);
+    }
+    // What has started stays for the person to look at; the next `up` or `down` clears it.
     start(&cluster).inspect_err(|_| keep_logs(&cluster))?;
     cluster.set_complete()?;
     say(format!("up: {} nodes are Ready", cluster.nodes().len()));
@@ -50,9 +58,7 @@ fn preflight() -> Result<()> {
             remedy: "sudo --preserve-env=PATH,HOME env \"PATH=$PATH\" cargo lab up".into(),
         });
     }
-    for (program, package) in
-        [("unshare", "util-linux"), ("nsenter", "util-linux"), ("mount", "mount"), ("ip", "iproute2")]
-    {
+    for (program, package) in [("unshare", "util-linux"), ("nsenter", "util-linux"), ("mount", "mount")] {
         if on_path(program).is_none() {
             return Err(Error::Missing {
                 what: format!("`{program}` is not on this machine"),
@@ -71,18 +77,21 @@ fn preflight() -> Result<()> {
 
 /// The programs, linked into the lab's folder.
 fn provide(cluster: &Cluster) -> Result<()> {
-    let debian = debian::provide(cluster.cache())?;
     let programs = cluster.dir().join("bin");
     pieces::provide(cluster.checkout(), cluster.cache(), &programs)?;
-    files::link(&debian.runc, &programs.join("runc"))?;
-    files::link(&debian.buildah, &programs.join("buildah"))?;
+    let debian = debian::provide(cluster.cache())?;
+    for (name, program) in
+        [("runc", &debian.runc), ("buildah", &debian.buildah), ("ip", &debian.ip), ("ss", &debian.ss)]
+    {
+        files::link(program, &programs.join(name))?;
+    }
     files::link(&debian.cni, &cluster.cni_plugins())?;
     if let Some(libraries) = &debian.libraries {
         files::link(libraries, &cluster.dir().join("libraries"))?;
     }
     let on_nodes = cluster.node_programs();
     files::make_folder(&on_nodes)?;
-    for name in ["kubelet", "containerd", "containerd-shim-runc-v2", "ctr", "runc"] {
+    for name in ["kubelet", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "ip", "ss"] {
         files::link(&programs.join(name), &on_nodes.join(name))?;
     }
     Ok(())

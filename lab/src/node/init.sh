@@ -29,10 +29,7 @@ for program in "$LAB_PROGRAMS"/*; do
     mount --bind "$(readlink -f "$program")" "$node/run/lab/bin/${program##*/}"
 done
 mount --bind "$LAB_CNI_PLUGINS" "$node/run/lab/cni"
-if [ -n "$LAB_LIBRARIES" ]; then
-    mount --bind "$LAB_LIBRARIES" "$node/run/lab/lib"
-    export LD_LIBRARY_PATH=/run/lab/lib
-fi
+if [ -n "$LAB_LIBRARIES" ]; then mount --bind "$LAB_LIBRARIES" "$node/run/lab/lib"; fi
 
 # From here on the node has folders of its own: nothing that a pod, the kubelet or containerd writes reaches the machine.
 # /var/lib comes last: the lab's own folder lies below it.
@@ -40,6 +37,7 @@ mount --rbind "$node/run" /run
 mount --bind "$node/var-log" /var/log
 mount --bind "$node/var-lib" /var/lib
 cd /
+export LD_LIBRARY_PATH=/run/lab/lib
 export PATH=/run/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 # Starts a program again when it ends, as the service manager of a node would.
