@@ -9,6 +9,7 @@ use crds::{TcpCloseNode, TcpCloseTuning, TcpCloseTuningStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
+use tokio::sync::mpsc;
 
 use crate::FIELD_MANAGER;
 use crate::assign::Write;
@@ -19,6 +20,8 @@ use crate::summarise::condition::Reason;
 const NOTE_MAX: usize = 1024;
 /// Events on node objects in one turn: deleting a tuning of a large fleet must not drown everybody else's events.
 const NODES_MAX: usize = 10;
+/// Events that may wait to be told.
+const WAITING_MAX: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Something that has changed, for people.
@@ -106,63 +109,78 @@ pub fn of_write(write: &Write) -> Option<Transition> {
     }
 }
 
-/// Tells people.
+/// News for people, on its way. Telling it holds nobody up: orders are more urgent.
 #[derive(Clone)]
-pub struct Events(Recorder);
+pub struct Events(mpsc::Sender<News>);
+
+struct News {
+    about: ObjectReference,
+    transition: Transition,
+}
 
 impl Events {
-    /// Events by this replica.
-    pub fn new(client: Client, identity: &str) -> Self {
+    /// Events by this replica. The future tells them; it has to be polled.
+    pub fn start(client: Client, identity: &str) -> (Self, impl Future<Output = ()> + use<>) {
+        let (sender, mut receiver) = mpsc::channel(WAITING_MAX);
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity.into()) };
-        Self(Recorder::new(client, reporter))
+        let telling = async move {
+            while let Some(news) = receiver.recv().await {
+                tell(&client, &reporter, news).await;
+            }
+        };
+        (Self(sender), telling)
     }
 
     /// Tells of a tuning.
-    pub async fn tell_of_tuning(&self, tuning: &Tuning, transition: Transition) {
-        let about = ObjectReference {
-            api_version: Some(TcpCloseTuning::api_version(&()).into_owned()),
-            kind: Some(TcpCloseTuning::kind(&()).into_owned()),
-            name: Some(tuning.name.clone()),
-            uid: Some(tuning.uid.clone()),
-            ..ObjectReference::default()
-        };
-        self.tell(&about, transition).await;
+    pub fn tell_of_tuning(&self, tuning: &Tuning, transition: Transition) {
+        self.tell(reference::<TcpCloseTuning>(&tuning.name, Some(&tuning.uid)), transition);
     }
 
-    /// Tells of what became of nodes, of the first few.
-    pub async fn tell_of_writes(&self, writes: &[Write]) {
+    /// Tells what writes that were taken mean for their nodes, of the first few.
+    pub fn tell_of_writes(&self, writes: &[Write]) {
         let news: Vec<_> = writes.iter().filter_map(|write| Some((write, of_write(write)?))).collect();
         if let Some(more) = news.len().checked_sub(NODES_MAX).filter(|more| *more > 0) {
             tracing::info!("{more} more nodes have news than get an event");
         }
         for (write, transition) in news.into_iter().take(NODES_MAX) {
-            let about = ObjectReference {
-                api_version: Some(TcpCloseNode::api_version(&()).into_owned()),
-                kind: Some(TcpCloseNode::kind(&()).into_owned()),
-                name: Some(write.node().into()),
-                uid: write.uid().map(Into::into),
-                ..ObjectReference::default()
-            };
-            self.tell(&about, transition).await;
+            self.tell(reference::<TcpCloseNode>(write.node(), write.uid()), transition);
         }
     }
 
-    /// An event that is lost is no reason to fail.
-    async fn tell(&self, about: &ObjectReference, transition: Transition) {
-        let Transition { warning, reason, message } = transition;
-        tracing::info!(about = about.name, reason, "{message}");
-        let event = Event {
-            type_: if warning { EventType::Warning } else { EventType::Normal },
-            reason,
-            note: Some(message.chars().take(NOTE_MAX).collect()),
-            action: "Reconcile".into(),
-            secondary: None,
-        };
-        match tokio::time::timeout(TIMEOUT, self.0.publish(&event, about)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("event not recorded: {}", crate::chain(&error)),
-            Err(_) => tracing::warn!("event not recorded: no answer within {} s", TIMEOUT.as_secs()),
+    fn tell(&self, about: ObjectReference, transition: Transition) {
+        tracing::info!(about = about.name, reason = transition.reason, "{}", transition.message);
+        if self.0.try_send(News { about, transition }).is_err() {
+            tracing::warn!("event not recorded: too many are waiting");
         }
+    }
+}
+
+fn reference<K: Resource<DynamicType = ()>>(name: &str, uid: Option<&str>) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(K::api_version(&()).into_owned()),
+        kind: Some(K::kind(&()).into_owned()),
+        name: Some(name.into()),
+        uid: uid.map(Into::into),
+        ..ObjectReference::default()
+    }
+}
+
+/// An event that is lost is no reason to fail.
+async fn tell(client: &Client, reporter: &Reporter, News { about, transition }: News) {
+    let event = Event {
+        type_: if transition.warning { EventType::Warning } else { EventType::Normal },
+        reason: transition.reason,
+        note: Some(transition.message.chars().take(NOTE_MAX).collect()),
+        action: "Reconcile".into(),
+        secondary: None,
+    };
+    // A recorder that lives longer would count events of one reason as one, under the words of the first. These are
+    // transitions: each has its own words.
+    let recorder = Recorder::new(client.clone(), reporter.clone());
+    match tokio::time::timeout(TIMEOUT, recorder.publish(&event, &about)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("event not recorded: {}", crate::chain(&error)),
+        Err(_) => tracing::warn!("event not recorded: no answer within {} s", TIMEOUT.as_secs()),
     }
 }
 

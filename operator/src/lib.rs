@@ -16,6 +16,9 @@ pub mod snapshot;
 pub mod summarise;
 pub mod watch;
 
+#[cfg(test)]
+mod fixtures;
+
 use std::error::Error;
 use std::fmt::Write as _;
 

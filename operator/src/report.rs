@@ -126,7 +126,7 @@ impl Reporter {
             Err(error) => return tracing::warn!("{}", crate::chain(&error)),
         }
         for transition in event::transitions(before.as_ref(), &status) {
-            self.events.tell_of_tuning(tuning, transition).await;
+            self.events.tell_of_tuning(tuning, transition);
         }
         let moved = before.as_ref().is_none_or(|before| before.sockets != status.sockets);
         let sockets_at = if moved { Some(now) } else { sockets_at };

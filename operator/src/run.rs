@@ -40,7 +40,7 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
     let (caches, watching) = Caches::start(&client);
     let (candidate, leadership) = Candidate::new(&client, &settings.namespace, &settings.identity);
     let mut stopping = stop.clone();
-    let events = Events::new(client.clone(), &settings.identity);
+    let (events, telling) = Events::start(client.clone(), &settings.identity);
     let orders = order(client.clone(), events.clone(), caches.clone(), leadership.clone(), health.clone());
     let statuses = status(Reporter::new(client, events), caches.clone(), leadership, health.clone());
     let listed = async {
@@ -49,7 +49,7 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
         std::future::pending::<()>().await;
     };
     let work = async {
-        tokio::join!(watching, orders, statuses, listed);
+        tokio::join!(watching, orders, statuses, telling, listed);
     };
     let until_stopped = async {
         tokio::select! {
@@ -80,7 +80,7 @@ async fn order(client: Client, events: Events, caches: Caches, leadership: Leade
         let writes = sent.without_sent(assign::plan(&snapshot, &resolution), started);
         pace.worked(started.elapsed());
         let taken = assign::carry_out(&client, writes, &leadership, &health).await;
-        events.tell_of_writes(&taken).await;
+        events.tell_of_writes(&taken);
         for write in taken {
             sent.note(write, Instant::now());
         }

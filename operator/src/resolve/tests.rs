@@ -1,1 +1,268 @@
+use super::*;
+use crate::fixtures::{Cluster, FIN, RETRIES, selector, tuning};
 
+fn one_node(tunings: Vec<Tuning>) -> Cluster {
+    Cluster::settled(&["n1"], tunings)
+}
+
+#[test]
+fn the_higher_priority_wins_and_the_other_is_overridden() {
+    let cluster = one_node(vec![tuning("a", 10), tuning("b", 20).priority(1)]);
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Set 20 by b"]);
+    let claims = cluster.order("n1").claims;
+    let a = claims.iter().find(|claim| claim.tuning == "a-uid").unwrap();
+    assert_eq!(a.standing, Standing::Overridden { by: "b-uid".into() });
+}
+
+#[test]
+fn at_equal_priority_the_older_wins_and_the_other_is_in_conflict() {
+    let cluster = one_node(vec![tuning("a", 10).created(2), tuning("b", 20).created(1)]);
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Set 20 by b"]);
+    let claims = cluster.order("n1").claims;
+    assert_eq!(claims[1].standing, Standing::Conflict { with: "b-uid".into() });
+}
+
+#[test]
+fn of_one_age_the_first_by_name_wins() {
+    let cluster = one_node(vec![tuning("b", 20), tuning("a", 10)]);
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Set 10 by a"]);
+}
+
+#[test]
+fn equal_values_are_no_conflict() {
+    let cluster = one_node(vec![tuning("a", 10), tuning("b", 10)]);
+    assert_eq!(cluster.order("n1").claims[1].standing, Standing::Agrees);
+}
+
+#[test]
+fn two_that_lose_to_a_third_do_not_contradict_each_other() {
+    let cluster = one_node(vec![tuning("a", 10), tuning("b", 20), tuning("c", 30).priority(1)]);
+    let claims = cluster.order("n1").claims;
+    let by = Standing::Overridden { by: "c-uid".into() };
+    assert!(claims[1..].iter().all(|claim| claim.standing == by), "{claims:?}");
+}
+
+#[test]
+fn each_sysctl_has_its_own_winner() {
+    let a = tuning("a", 10).with(|spec| spec.sysctls.tcp_orphan_retries = Some(4));
+    let cluster = one_node(vec![a, tuning("b", 20).priority(1)]);
+    assert_eq!(cluster.spoken("n1"), ["tcp_orphan_retries Set 4 by a", "tcp_fin_timeout Set 20 by b"]);
+}
+
+#[test]
+fn a_loser_takes_over_without_passing_through_the_baseline() {
+    let mut cluster = one_node(vec![tuning("a", 10), tuning("b", 20).priority(1)]);
+    cluster.delete_tuning("b");
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Set 10 by a"]);
+}
+
+#[test]
+fn a_key_that_was_never_ordered_has_no_entry() {
+    assert!(Cluster::settled(&["n1"], vec![]).spoken("n1").is_empty());
+    let elsewhere = tuning("a", 10).on("n2");
+    assert!(one_node(vec![elsewhere]).spoken("n1").is_empty());
+}
+
+#[test]
+fn a_deleted_tuning_is_restored_until_the_node_says_so() {
+    let mut cluster = one_node(vec![tuning("a", 10)]);
+    cluster.delete_tuning("a");
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Restore by a"]);
+    cluster.assign();
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Restore by a"], "written, not acknowledged");
+    cluster.agent_reports("n1", |status| status.sysctls[0].state = "Failed".into());
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Restore by a"], "acknowledged, not done");
+    cluster.agents_apply();
+    assert!(cluster.spoken("n1").is_empty());
+}
+
+#[test]
+fn an_acknowledgement_of_an_earlier_order_drops_nothing() {
+    let mut cluster = one_node(vec![tuning("a", 10)]);
+    cluster.delete_tuning("a");
+    cluster.assign();
+    cluster.agent_reports("n1", |status| status.observed_revision = Some("earlier".into()));
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Restore by a"]);
+    cluster.agent_reports("n1", |status| status.observed_generation -= 1);
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Restore by a"]);
+}
+
+#[test]
+fn every_state_of_a_key_that_is_done_with_drops_its_entry() {
+    for state in ["Restored", "RestoreSkipped", "Released", "Unsupported"] {
+        let mut cluster = one_node(vec![tuning("a", 10)]);
+        cluster.delete_tuning("a");
+        cluster.assign();
+        cluster.agent_reports("n1", |status| status.sysctls[0].state = state.into());
+        assert!(cluster.spoken("n1").is_empty(), "{state}");
+    }
+}
+
+#[test]
+fn a_key_that_the_agent_says_nothing_of_is_done_with() {
+    let mut cluster = one_node(vec![tuning("a", 10)]);
+    cluster.delete_tuning("a");
+    cluster.assign();
+    cluster.agent_reports("n1", |status| status.sysctls.clear());
+    assert!(cluster.spoken("n1").is_empty());
+}
+
+#[test]
+fn keep_releases_by_the_policy_of_the_last_order() {
+    let mut cluster = one_node(vec![tuning("a", 10).keeping()]);
+    cluster.delete_tuning("a");
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Release by a"]);
+}
+
+#[test]
+fn a_node_that_leaves_the_selector_is_restored() {
+    let mut cluster = one_node(vec![tuning("a", 10)]);
+    cluster.edit_tuning("a", |tuning| tuning.on("n2"));
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Restore by a"]);
+}
+
+#[test]
+fn a_sysctl_that_leaves_the_tuning_is_restored() {
+    let mut cluster = one_node(vec![tuning("a", 10).with(|spec| spec.sysctls.tcp_orphan_retries = Some(4))]);
+    cluster.edit_tuning("a", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = None));
+    assert_eq!(cluster.spoken("n1"), ["tcp_orphan_retries Set 4 by a", "tcp_fin_timeout Restore by a"]);
+}
+
+#[test]
+fn a_tuning_that_is_being_deleted_orders_nothing() {
+    let mut cluster = one_node(vec![tuning("a", 10)]);
+    cluster.snapshot.tunings[0].deleting = true;
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Restore by a"]);
+}
+
+#[test]
+fn a_tuning_made_anew_under_an_old_name_is_another_one() {
+    let mut cluster = one_node(vec![tuning("a", 10)]);
+    cluster.edit_tuning("a", Tuning::observing);
+    cluster.snapshot.tunings[0].uid = "another".into();
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Restore by a"], "not its to hold");
+}
+
+#[test]
+fn a_restore_gives_way_to_a_new_order() {
+    let mut cluster = one_node(vec![tuning("a", 10)]);
+    cluster.delete_tuning("a");
+    cluster.assign();
+    cluster.snapshot.tunings.push(tuning("b", 20));
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Set 20 by b"]);
+}
+
+#[test]
+fn enforce_changed_to_observe_holds_the_last_value() {
+    let mut cluster = one_node(vec![tuning("a", 10)]);
+    cluster.edit_tuning("a", |tuning| {
+        tuning.observing().with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(9))
+    });
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Hold 10 by a"]);
+    cluster.assign();
+    cluster.agents_apply();
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Hold 10 by a"], "and goes on holding it");
+    assert_eq!(cluster.order("n1").observe[0].sysctls.get(FIN), Some(9));
+}
+
+#[test]
+fn a_held_value_ends_with_another_order_or_with_its_tuning() {
+    let mut cluster = one_node(vec![tuning("a", 10)]);
+    cluster.edit_tuning("a", Tuning::observing);
+    cluster.assign();
+    cluster.agents_apply();
+    cluster.snapshot.tunings.push(tuning("b", 20).priority(-5));
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Set 20 by b"]);
+    cluster.delete_tuning("b");
+    cluster.delete_tuning("a");
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Restore by a"]);
+}
+
+#[test]
+fn observe_claims_no_key() {
+    let cluster = one_node(vec![tuning("a", 10).observing().priority(9), tuning("b", 20)]);
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Set 20 by b"]);
+    assert_eq!(cluster.order("n1").claims.len(), 1);
+    assert_eq!(cluster.order("n1").observe.len(), 1);
+}
+
+#[test]
+fn more_observers_than_the_schema_takes_are_cut_off() {
+    let many = (0..70).map(|n| tuning(&format!("t{n:02}"), 10).observing()).collect();
+    assert_eq!(one_node(many).order("n1").observe.len(), OBSERVE_MAX);
+}
+
+#[test]
+fn a_tuning_that_cannot_be_decoded_freezes_its_entries() {
+    let mut cluster = one_node(vec![tuning("a", 10)]);
+    cluster.edit_tuning("a", Tuning::undecodable);
+    cluster.snapshot.tunings.push(tuning("b", 20).priority(100));
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Set 10 by a"]);
+    assert_eq!(cluster.order("n1").claims[0].standing, Standing::Overridden { by: "a-uid".into() });
+}
+
+#[test]
+fn a_tuning_that_cannot_be_decoded_disturbs_nobody_else() {
+    let mut cluster = one_node(vec![
+        tuning("a", 10),
+        tuning("b", 5).with(|spec| {
+            spec.sysctls = crds::tuning::Sysctls { tcp_orphan_retries: Some(5), ..Default::default() };
+        }),
+    ]);
+    cluster.edit_tuning("a", Tuning::undecodable);
+    cluster.edit_tuning("b", |tuning| tuning.with(|spec| spec.sysctls.tcp_orphan_retries = Some(6)));
+    assert_eq!(cluster.spoken("n1"), ["tcp_orphan_retries Set 6 by b", "tcp_fin_timeout Set 10 by a"]);
+}
+
+#[test]
+fn an_observer_that_cannot_be_decoded_keeps_its_place() {
+    let mut cluster = one_node(vec![tuning("a", 10).observing()]);
+    let before = cluster.order("n1").observe;
+    cluster.edit_tuning("a", Tuning::undecodable);
+    assert_eq!(cluster.order("n1").observe, before);
+}
+
+#[test]
+fn an_order_that_cannot_be_decoded_is_left_alone() {
+    let mut cluster = Cluster::settled(&["n1", "n2"], vec![tuning("a", 10)]);
+    cluster.undecodable_order("n1");
+    let resolution = cluster.resolve();
+    assert_eq!(resolution.orders.keys().collect::<Vec<_>>(), ["n2"]);
+}
+
+#[test]
+fn an_entry_of_a_newer_operator_stays() {
+    let mut cluster = one_node(vec![tuning("a", 10)]);
+    cluster.edit_order("n1", |object| {
+        let mut entry = object.spec.sysctls[0].clone();
+        entry.name = "net.ipv4.tcp_of_tomorrow".into();
+        object.spec.sysctls.push(entry);
+    });
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Set 10 by a", "tcp_of_tomorrow Set 10 by a"]);
+}
+
+#[test]
+fn orders_of_an_earlier_node_of_this_name_are_not_adopted() {
+    let mut cluster = one_node(vec![tuning("a", 10)]);
+    cluster.delete_tuning("a");
+    cluster.edit_node("n1", |node| node.metadata.uid = Some("anew".into()));
+    assert!(cluster.spoken("n1").is_empty());
+}
+
+#[test]
+fn a_node_that_runs_no_linux_gets_nothing() {
+    let mut cluster =
+        Cluster::new(&["n1"], vec![tuning("a", 10).with(|s| s.node_selector = selector("name", "n1"))]);
+    cluster.edit_node("n1", |node| {
+        node.metadata.labels.get_or_insert_default().insert("kubernetes.io/os".into(), "windows".into());
+    });
+    assert!(cluster.resolve().orders.is_empty());
+}
+
+#[test]
+fn nothing_moves_when_nothing_changed() {
+    let cluster = Cluster::settled(&["n1", "n2"], vec![tuning("a", 10), tuning("b", 20).observing()]);
+    assert_eq!(cluster.resolve(), cluster.resolve());
+    assert_eq!(crate::assign::plan(&cluster.snapshot, &cluster.resolve()), []);
+    assert_eq!(cluster.order("n1").entries.len(), 1, "{RETRIES} was never ordered");
+}

@@ -248,7 +248,10 @@ impl<'a> Scene<'a> {
             Mode::Observe => (yes, Reason::Observed, settled, self.observed()),
             Mode::Enforce => {
                 let (stale, pending) = (self.of(Class::Stale), self.of(Class::Pending));
-                let mut message = format!("in force on {} of {}", self.of(Class::Updated).len(), self.all());
+                let mut message = match self.of(Class::Updated).len() {
+                    updated if updated == self.findings.len() => format!("in force on {}", self.all()),
+                    updated => format!("in force on {updated} of {}", self.all()),
+                };
                 for (group, words) in [(&stale, "silent"), (&pending, "joining or restarting")] {
                     if !group.is_empty() {
                         let names = some(group.iter().map(|finding| finding.node));
