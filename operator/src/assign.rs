@@ -279,3 +279,6 @@ fn taken<T>(result: kube::Result<T>, error: impl FnOnce(kube::Error) -> Error) -
         Err(other) => Err(error(other)),
     }
 }
+
+#[cfg(test)]
+mod tests;

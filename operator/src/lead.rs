@@ -146,3 +146,6 @@ fn noting_renewals(client: Client, namespace: &str, deadline: Arc<Mutex<Option<I
     });
     Client::new(service, namespace)
 }
+
+#[cfg(test)]
+mod tests;

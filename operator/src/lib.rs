@@ -46,3 +46,27 @@ fn words(error: &(dyn Error + 'static)) -> String {
         _ => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("order TcpCloseNode n1")]
+    struct Order(#[source] kube::Error);
+
+    #[test]
+    fn an_answer_of_the_api_server_is_said_once_and_in_its_own_words() {
+        let status = Status::failure("nodes is forbidden", "Forbidden").with_code(403);
+        let error = Order(kube::Error::Api(Box::new(status)));
+        assert_eq!(chain(&error), "order TcpCloseNode n1: nodes is forbidden");
+    }
+
+    #[test]
+    fn a_source_that_an_error_repeats_is_said_once() {
+        let error = Order(kube::Error::ReadEvents(std::io::Error::other("reset by peer")));
+        assert_eq!(chain(&error).matches("reset by peer").count(), 1);
+    }
+}

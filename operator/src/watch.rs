@@ -162,3 +162,38 @@ impl Backoff for Patience {
         self.0 = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use kube::runtime::watcher::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_broken_watch_is_tried_again_soon_and_at_least_every_four_seconds() {
+        let mut patience = Patience::default();
+        let waits: Vec<_> = patience.by_ref().take(7).map(|wait| wait.as_millis()).collect();
+        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 4000, 4000]);
+        patience.reset();
+        assert_eq!(patience.next(), Some(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn only_what_changes_what_is_known_wakes_the_loops() {
+        let interrupted = AtomicBool::new(false);
+        let node = Node::default;
+        let events = [
+            Ok(Event::Init),
+            Ok(Event::InitApply(node())),
+            Ok(Event::InitDone),
+            Err(Error::NoResourceVersion),
+            Ok(Event::Apply(node())),
+            Ok(Event::Delete(node())),
+        ];
+        let wakes = log_first_errors(futures::stream::iter(events), "nodes".into(), &interrupted);
+        let wakes = wakes.collect::<Vec<_>>().now_or_never().unwrap();
+        assert_eq!(wakes, [false, false, true, false, true, true]);
+        assert!(interrupted.into_inner());
+    }
+}

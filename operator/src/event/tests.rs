@@ -1,1 +1,113 @@
+use super::*;
+use crate::fixtures::{Cluster, in_state, tuning};
 
+/// What is told when a tuning goes from one status to the next: `Warning Refused`.
+fn told(cluster: &mut Cluster, name: &str) -> Vec<String> {
+    let tuning = cluster.snapshot.tunings.iter().find(|tuning| tuning.name == name).unwrap();
+    let before = tuning.status.clone();
+    let after = cluster.status(name);
+    let spoken = transitions(before.as_ref(), &after).into_iter().map(|transition| {
+        format!("{} {}", if transition.warning { "Warning" } else { "Normal" }, transition.reason)
+    });
+    spoken.collect()
+}
+
+fn settled() -> Cluster {
+    Cluster::settled(&["n1", "n2"], vec![tuning("web", 30)])
+}
+
+#[test]
+fn a_state_that_lasts_is_told_once() {
+    let mut cluster = settled();
+    assert_eq!(told(&mut cluster, "web"), ["Normal Applied"]);
+    assert!(told(&mut cluster, "web").is_empty());
+}
+
+#[test]
+fn nodes_that_come_and_go_are_no_news() {
+    let mut cluster = settled();
+    told(&mut cluster, "web");
+    cluster.node_is_down("n2");
+    assert!(told(&mut cluster, "web").is_empty());
+    cluster.edit_node("n2", |node| node.status.conditions[0].status = "True".into());
+    assert!(told(&mut cluster, "web").is_empty());
+}
+
+#[test]
+fn a_refusal_and_its_end_are_told() {
+    let mut cluster = settled();
+    told(&mut cluster, "web");
+    cluster.agent_reports("n1", in_state("Refused", "no"));
+    assert_eq!(told(&mut cluster, "web"), ["Warning Refused"]);
+    cluster.agent_reports("n1", |_| {});
+    assert_eq!(told(&mut cluster, "web"), ["Normal Applied"]);
+}
+
+#[test]
+fn each_generation_that_gets_in_force_is_told() {
+    let mut cluster = settled();
+    told(&mut cluster, "web");
+    cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
+    cluster.assign();
+    cluster.agents_apply();
+    assert_eq!(told(&mut cluster, "web"), ["Normal Applied"]);
+}
+
+#[test]
+fn work_under_way_is_no_news() {
+    let mut cluster = Cluster::new(&["n1"], vec![tuning("web", 30)]);
+    assert!(told(&mut cluster, "web").is_empty(), "NoReports");
+}
+
+#[test]
+fn a_selector_that_matches_nothing_is_a_warning() {
+    let mut cluster = Cluster::new(&["n1"], vec![tuning("web", 30).on("nowhere")]);
+    assert_eq!(told(&mut cluster, "web"), ["Warning NoMatchingNodes"]);
+}
+
+#[test]
+fn a_lost_tie_is_a_warning() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("base", 20), tuning("web", 30)]);
+    assert_eq!(told(&mut cluster, "web"), ["Warning Conflict"]);
+    cluster.pass(20);
+    assert!(told(&mut cluster, "web").is_empty(), "stalled, and still the same tie");
+}
+
+#[test]
+fn drift_is_a_warning() {
+    let mut cluster = settled();
+    told(&mut cluster, "web");
+    cluster.agent_reports("n1", |status| status.sysctls[0].live = Some(1));
+    assert_eq!(told(&mut cluster, "web"), ["Warning Drifted"]);
+}
+
+#[test]
+fn a_write_that_drops_entries_tells_what_became_of_them() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+    cluster.delete_tuning("web");
+    cluster.assign();
+    cluster.agents_apply();
+    let writes = crate::assign::plan(&cluster.snapshot, &cluster.resolve());
+    let transition = of_write(&writes[0]).unwrap();
+    assert_eq!(transition.message, "net.ipv4.tcp_fin_timeout is put back: tuning web orders it no longer");
+    assert!(!transition.warning);
+}
+
+#[test]
+fn an_order_is_no_news_of_the_node() {
+    let mut cluster = settled();
+    cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
+    let writes = crate::assign::plan(&cluster.snapshot, &cluster.resolve());
+    assert!(writes.iter().all(|write| of_write(write).is_none()));
+}
+
+#[test]
+fn a_node_that_goes_without_having_restored_is_a_warning() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+    cluster.delete_tuning("web");
+    cluster.assign();
+    cluster.snapshot.nodes.clear();
+    let writes = crate::assign::plan(&cluster.snapshot, &cluster.resolve());
+    let transition = of_write(&writes[0]).unwrap();
+    assert!(transition.warning && transition.message.contains("net.ipv4.tcp_fin_timeout"));
+}

@@ -1,1 +1,76 @@
+use super::*;
+use crate::fixtures::{Cluster, tuning};
 
+fn heard() -> (Cluster, History) {
+    let cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+    let mut history = History::default();
+    history.note_reports(&cluster.snapshot, cluster.now.clock);
+    (cluster, history)
+}
+
+#[test]
+fn silence_is_measured_on_our_own_clock() {
+    let (mut cluster, mut history) = heard();
+    cluster.pass(40);
+    // A report that claims to be from the past is a sign of life like any other.
+    cluster.edit_order("n1", |order| {
+        let status = order.status.as_mut().unwrap();
+        status.reported_at.as_mut().unwrap().0 -= Duration::from_secs(5000);
+    });
+    assert_eq!(history.silence("n1", cluster.now.clock), Duration::from_secs(40));
+    history.note_reports(&cluster.snapshot, cluster.now.clock);
+    assert_eq!(history.silence("n1", cluster.now.clock), Duration::ZERO);
+}
+
+#[test]
+fn an_order_is_no_report() {
+    let (mut cluster, mut history) = heard();
+    cluster.pass(40);
+    cluster.edit_tuning("web", |tuning| tuning.priority(3).keeping());
+    cluster.assign();
+    history.note_reports(&cluster.snapshot, cluster.now.clock);
+    assert_eq!(history.silence("n1", cluster.now.clock), Duration::from_secs(40));
+}
+
+#[test]
+fn a_broken_watch_is_nobodys_silence() {
+    let (mut cluster, mut history) = heard();
+    cluster.pass(4000);
+    history.forgive(cluster.now.clock);
+    assert_eq!(history.silence("n1", cluster.now.clock), Duration::ZERO);
+    assert_eq!(history.silence_while_ready("n1", cluster.now.clock), Duration::ZERO);
+}
+
+#[test]
+fn a_node_made_anew_under_an_old_name_starts_anew() {
+    let (mut cluster, mut history) = heard();
+    cluster.pass(4000);
+    cluster.edit_node("n1", |node| node.metadata.uid = Some("anew".into()));
+    history.note_reports(&cluster.snapshot, cluster.now.clock);
+    assert_eq!(history.silence("n1", cluster.now.clock), Duration::ZERO);
+}
+
+#[test]
+fn a_restart_of_the_agent_is_no_drift() {
+    let (mut cluster, mut history) = heard();
+    for (drifts, drifted) in [(7, true), (7, false), (0, false), (1, true)] {
+        cluster.pass(20);
+        cluster.agent_reports("n1", |status| status.sysctls[0].drifts = Some(drifts));
+        history.note_reports(&cluster.snapshot, cluster.now.clock);
+        assert_eq!(history.has_drifted("n1", "net.ipv4.tcp_fin_timeout"), drifted, "{drifts}");
+    }
+}
+
+#[test]
+fn being_pending_again_starts_anew() {
+    let (mut cluster, mut history) = heard();
+    let long = Duration::from_secs(300);
+    let mut note = |cluster: &Cluster, nodes: &[&str]| {
+        history.note_pending("web-uid", nodes.iter().copied(), cluster.now.clock, long)
+    };
+    assert_eq!(note(&cluster, &["n1"]), 0);
+    cluster.pass(300);
+    assert_eq!(note(&cluster, &["n1"]), 1);
+    assert_eq!(note(&cluster, &[]), 0);
+    assert_eq!(note(&cluster, &["n1"]), 0);
+}

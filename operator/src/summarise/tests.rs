@@ -1,1 +1,542 @@
+use crds::condition::ConditionStatus;
+use crds::node::Sockets;
 
+use super::*;
+use crate::fixtures::{Cluster, in_state, selector, tuning};
+use crate::snapshot::Tuning;
+
+fn settled(nodes: &[&str]) -> Cluster {
+    Cluster::settled(nodes, vec![tuning("web", 30)])
+}
+
+/// Changed, ordered, and not acknowledged.
+fn ordered_anew(nodes: &[&str]) -> Cluster {
+    let mut cluster = settled(nodes);
+    cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
+    cluster.assign();
+    cluster
+}
+
+fn two_at_odds() -> Cluster {
+    Cluster::settled(&["n1"], vec![tuning("base", 20).created(1), tuning("web", 30).created(2)])
+}
+
+// Every situation of the table.
+
+#[test]
+fn everything_in_force_is_applied() {
+    let mut cluster = settled(&["n1", "n2"]);
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    assert_eq!(cluster.message("web"), "in force on 2 nodes");
+}
+
+#[test]
+fn an_order_that_is_not_written_yet_is_progressing() {
+    let mut cluster = settled(&["n1"]);
+    cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
+    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
+}
+
+#[test]
+fn an_order_that_is_not_acknowledged_is_progressing() {
+    let mut cluster = ordered_anew(&["n1", "n2"]);
+    cluster.agent_reports("n2", |_| {});
+    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
+    assert_eq!(
+        cluster.message("web"),
+        "in force on 1 of 2 nodes; waiting for 1 node (n1): its agent has not acknowledged the order yet"
+    );
+}
+
+#[test]
+fn nodes_that_no_longer_match_are_waited_for() {
+    let mut cluster = settled(&["n1", "n2"]);
+    cluster.edit_tuning("web", |tuning| tuning.on("n1"));
+    cluster.assign();
+    cluster.agent_reports("n1", |_| {});
+    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
+    assert_eq!(cluster.status("web").nodes.unwrap().restoring, 1);
+    cluster.agents_apply();
+    cluster.assign();
+    cluster.agents_apply();
+    assert_eq!(cluster.verdict("web"), "True Applied");
+}
+
+#[test]
+fn a_node_that_is_down_and_no_longer_matches_holds_nobody_up() {
+    let mut cluster = settled(&["n1", "n2"]);
+    cluster.edit_tuning("web", |tuning| tuning.on("n1"));
+    cluster.assign();
+    cluster.agent_reports("n1", |_| {});
+    cluster.node_is_down("n2");
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    assert_eq!(cluster.status("web").nodes.unwrap().restoring, 1);
+}
+
+#[test]
+fn a_refusal_is_stalled_and_says_so_in_the_rules_words() {
+    let mut cluster = settled(&["n1", "n2", "n3"]);
+    cluster.agent_reports("n2", in_state("Refused", "fin_timeout = 65: order 5"));
+    assert_eq!(cluster.verdict("web"), "False Refused Stalled");
+    let status = cluster.status("web");
+    let stalled = &status.conditions[2];
+    assert_eq!(stalled.message, "fin_timeout = 65: order 5 (refused on 1 of 3 nodes: n2)");
+    assert_eq!(status.conditions[0].message, stalled.message);
+    assert_eq!(status.nodes.unwrap().summary, "2/3");
+}
+
+#[test]
+fn a_refusal_waits_for_the_others_to_settle() {
+    let mut cluster = ordered_anew(&["n1", "n2"]);
+    cluster.agent_reports("n1", in_state("Refused", "no"));
+    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
+}
+
+#[test]
+fn a_failed_write_is_stalled() {
+    let mut cluster = settled(&["n1"]);
+    cluster.agent_reports("n1", in_state("Failed", "permission denied"));
+    assert_eq!(cluster.verdict("web"), "False WriteFailed Stalled");
+    assert!(cluster.message("web").starts_with("permission denied (failed on 1 of 1 node: n1)"));
+}
+
+#[test]
+fn the_largest_group_gives_the_reason_and_a_refusal_the_first_of_equals() {
+    let mut cluster = settled(&["n1", "n2", "n3"]);
+    cluster.agent_reports("n1", in_state("Failed", "io"));
+    cluster.agent_reports("n2", in_state("Refused", "no"));
+    assert_eq!(cluster.verdict("web"), "False Refused Stalled");
+    cluster.agent_reports("n3", in_state("Failed", "io"));
+    assert_eq!(cluster.verdict("web"), "False WriteFailed Stalled");
+}
+
+#[test]
+fn an_agent_that_is_missing_for_five_minutes_on_a_ready_node_has_failed() {
+    let mut cluster = settled(&["n1"]);
+    cluster.status("web");
+    cluster.pass(299);
+    assert_eq!(cluster.verdict("web"), "True AppliedExceptStale");
+    cluster.pass(1);
+    assert_eq!(cluster.verdict("web"), "False AgentMissing Stalled");
+}
+
+#[test]
+fn a_node_that_has_just_become_ready_gives_its_agent_time() {
+    let mut cluster = settled(&["n1", "n2"]);
+    cluster.node_is_down("n2");
+    cluster.status("web");
+    cluster.pass(1000);
+    cluster.agent_reports("n1", |_| {});
+    cluster.status("web");
+    cluster.edit_node("n2", |node| node.status.conditions[0].status = "True".into());
+    cluster.status("web");
+    cluster.pass(30);
+    assert_eq!(cluster.verdict("web"), "True AppliedExceptStale");
+}
+
+#[test]
+fn a_node_that_is_down_is_stale_at_once() {
+    let mut cluster = settled(&["n1", "n2"]);
+    cluster.node_is_down("n2");
+    assert_eq!(cluster.verdict("web"), "True AppliedExceptStale");
+    assert_eq!(cluster.message("web"), "in force on 1 of 2 nodes; 1 node silent (n2)");
+}
+
+#[test]
+fn an_agent_that_misses_three_reports_is_stale() {
+    let mut cluster = settled(&["n1", "n2"]);
+    cluster.status("web");
+    cluster.pass(59);
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    cluster.agent_reports("n1", |_| {});
+    cluster.pass(1);
+    assert_eq!(cluster.verdict("web"), "True AppliedExceptStale");
+    assert_eq!(cluster.status("web").nodes.unwrap().stale, 1);
+}
+
+#[test]
+fn nodes_that_match_and_none_reports_is_unknown() {
+    let mut cluster = Cluster::new(&["n1", "n2"], vec![tuning("web", 30)]);
+    assert_eq!(cluster.verdict("web"), "Unknown NoReports Reconciling");
+    cluster.assign();
+    assert_eq!(cluster.verdict("web"), "Unknown NoReports Reconciling");
+    cluster.node_is_down("n1");
+    cluster.node_is_down("n2");
+    assert_eq!(cluster.verdict("web"), "Unknown NoReports Reconciling");
+}
+
+#[test]
+fn no_node_matches_is_ready() {
+    let mut cluster = settled(&["n1"]);
+    cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.node_selector = selector("pool", "none")));
+    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling", "n1 is put back first");
+    cluster.assign();
+    cluster.agents_apply();
+    cluster.assign();
+    assert_eq!(cluster.verdict("web"), "True NoMatchingNodes");
+}
+
+#[test]
+fn observe_is_observed_when_every_node_has_reported() {
+    let mut cluster = Cluster::new(&["n1", "n2"], vec![tuning("web", 30).observing()]);
+    cluster.assign();
+    cluster.agent_reports("n1", |_| {});
+    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
+    cluster.agent_reports("n2", |status| {
+        let row = &mut status.observe[0].sysctls[0];
+        (row.state, row.rule, row.message) = ("WouldRefuse".into(), Some("a-rule".into()), Some("no".into()));
+    });
+    assert_eq!(cluster.verdict("web"), "True Observed");
+    let status = cluster.status("web");
+    assert_eq!(
+        status.conditions[0].message,
+        "2 of 2 nodes report: Enforce would change something on 1, and be refused on 1; nothing is written"
+    );
+    assert_eq!(status.refusals[0].names, ["n2"]);
+}
+
+#[test]
+fn a_report_on_an_earlier_revision_is_no_report_on_this_one() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30).observing()]);
+    assert_eq!(cluster.verdict("web"), "True Observed");
+    cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
+    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
+}
+
+#[test]
+fn a_lost_tie_is_a_conflict_that_stalls_after_15_seconds() {
+    let mut cluster = two_at_odds();
+    assert_eq!(cluster.verdict("web"), "False Conflict Reconciling");
+    cluster.pass(14);
+    assert_eq!(cluster.verdict("web"), "False Conflict Reconciling");
+    cluster.pass(1);
+    assert_eq!(cluster.verdict("web"), "False Conflict Stalled");
+    cluster.pass(100);
+    assert_eq!(cluster.verdict("web"), "False Conflict Stalled");
+}
+
+#[test]
+fn a_conflict_names_the_winner_the_key_and_the_nodes() {
+    let message = two_at_odds().message("web");
+    for part in ["tuning base", "net.ipv4.tcp_fin_timeout = 20", "orders 30", "n1", "another priority"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+}
+
+#[test]
+fn an_edit_gives_a_conflict_another_15_seconds() {
+    let mut cluster = two_at_odds();
+    cluster.status("web");
+    cluster.pass(20);
+    assert_eq!(cluster.verdict("web"), "False Conflict Stalled");
+    cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
+    assert_eq!(cluster.verdict("web"), "False Conflict Reconciling");
+    cluster.pass(15);
+    assert_eq!(cluster.verdict("web"), "False Conflict Stalled");
+}
+
+#[test]
+fn the_winner_of_a_tie_keeps_its_state_and_shows_conflicted() {
+    let mut cluster = two_at_odds();
+    assert_eq!(cluster.verdict("base"), "True Applied");
+    let conflicted = &cluster.status("base").conditions[3];
+    assert_eq!(conflicted.status, ConditionStatus::True);
+    assert!(conflicted.message.contains("tuning web"), "{}", conflicted.message);
+}
+
+#[test]
+fn equal_values_leave_both_applied() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("base", 30), tuning("web", 30)]);
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    cluster.agent_reports("n1", in_state("Refused", "no"));
+    assert_eq!(cluster.verdict("web"), "False Refused Stalled", "both have the same order");
+}
+
+#[test]
+fn every_key_overridden_is_ready() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("base", 20).priority(1), tuning("web", 30)]);
+    assert_eq!(cluster.verdict("web"), "True Overridden");
+    assert!(cluster.message("web").contains("(base)"));
+    assert_eq!(cluster.status("web").nodes.unwrap().overridden, 1);
+}
+
+#[test]
+fn a_key_overridden_somewhere_is_said_and_no_fault() {
+    let base = tuning("base", 20).priority(1).on("n1");
+    let mut cluster = Cluster::settled(&["n1", "n2"], vec![base, tuning("web", 30)]);
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    assert!(cluster.message("web").ends_with("tunings of higher priority (base) order a sysctl on 1 node"));
+}
+
+#[test]
+fn a_key_that_some_nodes_lack_is_said_and_no_fault() {
+    let mut cluster = settled(&["n1", "n2"]);
+    cluster.agent_reports("n1", in_state("Unsupported", "since Linux 9"));
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    assert_eq!(cluster.status("web").nodes.unwrap().unsupported, 1);
+    assert!(
+        cluster.message("web").contains("1 node lack net.ipv4.tcp_fin_timeout"),
+        "{}",
+        cluster.message("web")
+    );
+}
+
+#[test]
+fn a_key_that_every_node_lacks_is_stalled() {
+    let mut cluster = settled(&["n1", "n2"]);
+    cluster.agent_reports("n1", in_state("Unsupported", "since Linux 9"));
+    cluster.agent_reports("n2", in_state("Unsupported", "since Linux 9"));
+    assert_eq!(cluster.verdict("web"), "False Unsupported Stalled");
+    assert!(cluster.message("web").ends_with("remove tcpFinTimeoutSeconds from sysctls"));
+}
+
+#[test]
+fn a_tuning_that_cannot_be_decoded_is_unknown() {
+    let mut cluster = settled(&["n1"]);
+    cluster.edit_tuning("web", Tuning::undecodable);
+    assert_eq!(cluster.verdict("web"), "Unknown OperatorError Reconciling");
+    assert!(cluster.message("web").contains("unknown variant"));
+}
+
+#[test]
+fn an_order_that_cannot_be_decoded_is_pending() {
+    let mut cluster = settled(&["n1", "n2"]);
+    cluster.undecodable_order("n2");
+    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
+}
+
+// The latch.
+
+#[test]
+fn a_node_that_joins_moves_counts_only() {
+    let mut cluster = settled(&["n1", "n2"]);
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    cluster.snapshot.nodes.insert("n3".into(), std::sync::Arc::new(crate::fixtures::node("n3")));
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    assert_eq!(cluster.status("web").nodes.unwrap().summary, "2/3");
+    assert_eq!(cluster.message("web"), "in force on 2 of 3 nodes; 1 node joining or restarting (n3)");
+}
+
+#[test]
+fn ready_falls_when_many_nodes_are_pending_for_five_minutes() {
+    let mut cluster = settled(&["n1", "n2"]);
+    cluster.status("web");
+    let pending = |cluster: &mut Cluster| {
+        cluster.agent_reports("n1", |_| {});
+        cluster.agent_reports("n2", in_state("Pending", "later"));
+    };
+    for _ in 0..10 {
+        pending(&mut cluster);
+        assert_eq!(cluster.verdict("web"), "True Applied");
+        cluster.pass(30);
+    }
+    pending(&mut cluster);
+    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
+}
+
+#[test]
+fn ready_stays_while_few_nodes_are_pending_for_long() {
+    let names: Vec<_> = (0..10).map(|n| format!("n{n}")).collect();
+    let mut cluster = settled(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    cluster.status("web");
+    for _ in 0..20 {
+        cluster.agents_apply();
+        cluster.agent_reports("n3", in_state("Pending", "later"));
+        assert_eq!(cluster.verdict("web"), "True Applied");
+        cluster.pass(30);
+    }
+}
+
+#[test]
+fn a_new_generation_has_to_earn_ready_anew() {
+    let mut cluster = settled(&["n1"]);
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
+    cluster.assign();
+    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
+}
+
+#[test]
+fn another_tunings_order_does_not_make_a_node_pending() {
+    let mut cluster = settled(&["n1"]);
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    let mut other = tuning("other", 9).observing();
+    other.uid = "other".into();
+    cluster.snapshot.tunings.push(other);
+    cluster.assign();
+    assert_eq!(cluster.status("web").nodes.unwrap().summary, "1/1");
+}
+
+#[test]
+fn no_matching_nodes_is_not_having_been_in_force() {
+    let mut cluster = settled(&[]);
+    assert_eq!(cluster.verdict("web"), "True NoMatchingNodes");
+    cluster.snapshot.nodes.insert("n1".into(), std::sync::Arc::new(crate::fixtures::node("n1")));
+    assert_eq!(cluster.verdict("web"), "Unknown NoReports Reconciling");
+}
+
+// Conditions.
+
+#[test]
+fn all_five_conditions_are_there_ready_first() {
+    let status = settled(&["n1"]).status("web");
+    let kinds: Vec<_> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
+    assert_eq!(kinds, ["Ready", "Reconciling", "Stalled", "Conflicted", "Drifted"]);
+    assert_eq!(status.observed_generation, 1);
+    assert!(status.conditions.iter().all(|condition| condition.observed_generation == 1));
+}
+
+#[test]
+fn a_reason_change_keeps_last_transition_time() {
+    let mut cluster = settled(&["n1", "n2"]);
+    let before = cluster.status("web").conditions;
+    cluster.pass(10);
+    cluster.node_is_down("n2");
+    let after = cluster.status("web").conditions;
+    assert_ne!(before[0].reason, after[0].reason);
+    assert_eq!(before[0].last_transition_time, after[0].last_transition_time);
+}
+
+#[test]
+fn a_status_change_moves_last_transition_time() {
+    let mut cluster = settled(&["n1"]);
+    cluster.status("web");
+    cluster.pass(10);
+    cluster.agent_reports("n1", in_state("Refused", "no"));
+    let after = cluster.status("web").conditions;
+    assert_eq!(after[0].last_transition_time.0, cluster.now.wall);
+    assert_eq!(after[2].last_transition_time.0, cluster.now.wall, "Stalled");
+    assert_ne!(after[3].last_transition_time.0, cluster.now.wall, "Conflicted");
+}
+
+#[test]
+fn nothing_moves_when_only_time_passes() {
+    let mut cluster = settled(&["n1", "n2"]);
+    let before = cluster.status("web");
+    cluster.pass(30);
+    assert_eq!(cluster.status("web"), before);
+}
+
+#[test]
+fn drift_is_shown_and_is_no_fault() {
+    let mut cluster = settled(&["n1", "n2"]);
+    cluster.status("web");
+    cluster.pass(1);
+    cluster.agent_reports("n2", |status| status.sysctls[0].drifts = Some(1));
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    let status = cluster.status("web");
+    assert_eq!(status.conditions[4].status, ConditionStatus::True);
+    assert!(status.conditions[4].message.contains("net.ipv4.tcp_fin_timeout on 1 node (n2)"));
+    assert_eq!(status.worst[0].reason, "Drifted");
+    cluster.pass(20);
+    cluster.agent_reports("n2", |status| status.sysctls[0].drifts = Some(1));
+    assert_eq!(cluster.status("web").conditions[4].status, ConditionStatus::False, "and then is over");
+}
+
+#[test]
+fn a_long_message_is_cut_at_the_schemas_bound() {
+    let mut cluster = settled(&["n1"]);
+    cluster.agent_reports("n1", in_state("Failed", &"x".repeat(2000)));
+    let status = cluster.status("web");
+    assert_eq!(status.conditions[0].message.chars().count(), 1024);
+    assert_eq!(status.worst[0].message.chars().count(), 256);
+}
+
+// States of a newer agent.
+
+#[test]
+fn an_unknown_state_is_judged_by_what_the_kernel_holds() {
+    let mut cluster = settled(&["n1"]);
+    cluster.agent_reports("n1", |status| status.sysctls[0].state = "AtRisk".into());
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    cluster.agent_reports("n1", in_state("Contended", "somebody else"));
+    assert_eq!(cluster.verdict("web"), "False WriteFailed Stalled");
+}
+
+// Counts, sums and lists.
+
+#[test]
+fn every_matched_node_is_in_exactly_one_class() {
+    let mut cluster = settled(&["n1", "n2", "n3", "n4", "n5"]);
+    cluster.agent_reports("n1", in_state("Refused", "no"));
+    cluster.agent_reports("n2", in_state("Failed", "io"));
+    cluster.agent_reports("n3", in_state("Pending", "later"));
+    cluster.node_is_down("n4");
+    let nodes = cluster.status("web").nodes.unwrap();
+    assert_eq!((nodes.updated, nodes.pending, nodes.refused, nodes.failed, nodes.stale), (1, 1, 1, 1, 1));
+    assert_eq!((nodes.matched, nodes.summary.as_str()), (5, "1/5"));
+}
+
+#[test]
+fn the_worst_nodes_come_by_what_is_wrong_and_then_by_sockets() {
+    let mut cluster = settled(&["n1", "n2", "n3", "n4", "n5", "n6"]);
+    cluster.agent_reports("n1", |status| status.sockets.as_mut().unwrap().time_wait = 5);
+    cluster.agent_reports("n2", in_state("Pending", "later"));
+    cluster.node_is_down("n3");
+    cluster.agent_reports("n4", in_state("Refused", "no"));
+    cluster.agent_reports("n5", in_state("Failed", "io"));
+    let worst = cluster.status("web").worst;
+    let spoken: Vec<_> = worst.iter().map(|worst| format!("{} {}", worst.name, worst.reason)).collect();
+    assert_eq!(spoken, ["n5 Failed", "n4 Refused", "n3 Stale", "n2 Pending", "n6 Sockets", "n1 Sockets"]);
+    assert_eq!(worst[4].message, "1200 TIME_WAIT");
+}
+
+#[test]
+fn no_more_than_ten_nodes_are_the_worst() {
+    let names: Vec<_> = (0..20).map(|n| format!("n{n:02}")).collect();
+    let mut cluster = settled(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(cluster.status("web").worst.len(), 10);
+}
+
+#[test]
+fn sums_have_two_digits_and_skip_what_is_unknown() {
+    let mut cluster = settled(&["n1", "n2", "n3", "n4"]);
+    cluster.agent_reports("n2", |status| {
+        status.sockets = Some(Sockets { time_wait: 99_999, ..Sockets::default() })
+    });
+    cluster.agent_reports("n3", |status| status.sockets = None);
+    cluster.node_is_down("n4");
+    let sums = cluster.status("web").sockets.unwrap();
+    assert_eq!((sums.time_wait, sums.highest.time_wait, sums.nodes), (100_000, 100_000, 2));
+    assert_eq!((sums.orphans, sums.highest.orphans), (1, 1));
+}
+
+#[test]
+fn counts_that_nobody_knows_are_absent_not_zero() {
+    let mut cluster = settled(&["n1"]);
+    cluster.node_is_down("n1");
+    assert_eq!(cluster.status("web").sockets, None);
+}
+
+#[test]
+fn refusals_are_summed_up_by_rule() {
+    let mut cluster = settled(&["n1", "n2", "n3", "n4", "n5"]);
+    for node in ["n2", "n3", "n4", "n5"] {
+        cluster.agent_reports(node, in_state("Refused", &format!("on {node}")));
+    }
+    let refusals = cluster.status("web").refusals;
+    assert_eq!(refusals.len(), 1);
+    assert_eq!((refusals[0].rule.as_str(), refusals[0].nodes), ("a-rule", 4));
+    assert_eq!(refusals[0].message, "on n2");
+    assert_eq!(refusals[0].names, ["n2", "n3", "n4"]);
+}
+
+#[test]
+fn a_node_that_breaks_a_rule_twice_counts_once() {
+    let web = tuning("web", 30).with(|spec| spec.sysctls.tcp_orphan_retries = Some(4));
+    let mut cluster = Cluster::settled(&["n1", "n2", "n3", "n4"], vec![web]);
+    for node in ["n1", "n2", "n3", "n4"] {
+        cluster.agent_reports(node, |status| {
+            for row in &mut status.sysctls {
+                (row.state, row.rule) = ("Refused".into(), Some("a-rule".into()));
+            }
+        });
+    }
+    assert_eq!(cluster.status("web").refusals[0].nodes, 4);
+}
+
+#[test]
+fn names_are_few_and_the_rest_is_counted() {
+    assert_eq!(some(["a", "b", "c"]), "a, b, c");
+    assert_eq!(some(["a", "b", "c", "d", "e"]), "a, b, c and 2 more");
+}

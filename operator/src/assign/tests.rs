@@ -1,0 +1,159 @@
+use super::*;
+use crate::fixtures::{Cluster, selector, tuning};
+use crate::resolve::resolve;
+use crate::snapshot::Tuning;
+
+fn planned(cluster: &Cluster) -> Vec<Write> {
+    plan(&cluster.snapshot, &resolve(&cluster.snapshot))
+}
+
+fn only_patch(cluster: &Cluster) -> (Value, Vec<SysctlEntry>) {
+    let mut writes = planned(cluster);
+    match (writes.pop(), writes.pop()) {
+        (Some(Write::Patch { patch, done, .. }), None) => (patch, done),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_linux_node_gets_an_object_tuned_or_not() {
+    let writes = planned(&Cluster::new(&["n1", "n2"], vec![tuning("web", 30).on("n1")]));
+    let objects: Vec<_> = writes
+        .iter()
+        .map(|write| match write {
+            Write::Create { object, instead_of: None } => (object.name_any(), object.spec.sysctls.len()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(objects, [("n1".to_string(), 1), ("n2".to_string(), 0)]);
+}
+
+#[test]
+fn an_object_is_its_nodes_garbage_and_keeps_it_from_nothing() {
+    let writes = planned(&Cluster::new(&["n1"], vec![]));
+    let Write::Create { object, .. } = &writes[0] else { panic!("{writes:?}") };
+    let owner = &object.metadata.owner_references.as_ref().unwrap()[0];
+    assert_eq!((owner.api_version.as_str(), owner.kind.as_str()), ("v1", "Node"));
+    assert_eq!((owner.name.as_str(), owner.uid.as_str()), ("n1", "n1-uid"));
+    assert_eq!((owner.controller, owner.block_owner_deletion), (None, None));
+    assert_eq!(object.spec.node_uid, "n1-uid");
+}
+
+#[test]
+fn an_unchanged_order_is_not_written() {
+    assert_eq!(planned(&Cluster::settled(&["n1"], vec![tuning("web", 30)])), []);
+}
+
+#[test]
+fn a_changed_order_is_patched_at_the_version_that_it_was_planned_from() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+    cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
+    let (patch, done) = only_patch(&cluster);
+    assert_eq!(patch["metadata"]["resourceVersion"], "1");
+    assert_eq!(patch["spec"]["sysctls"][0]["value"], 31);
+    assert_eq!(patch["spec"]["revision"], revision::of_entries(&cluster.order("n1").entries, &[]));
+    assert_eq!(done, []);
+}
+
+#[test]
+fn an_emptied_list_is_removed_by_name() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30), tuning("eye", 20).observing()]);
+    cluster.delete_tuning("web");
+    cluster.delete_tuning("eye");
+    cluster.assign();
+    cluster.agents_apply();
+    let (patch, done) = only_patch(&cluster);
+    // A merge patch that leaves the list out would leave the entries in.
+    assert_eq!(patch["spec"].get("sysctls"), Some(&Value::Null));
+    assert_eq!(patch["spec"].get("observe"), Some(&Value::Null));
+    assert_eq!(
+        done.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(),
+        ["net.ipv4.tcp_fin_timeout"]
+    );
+}
+
+#[test]
+fn a_node_made_anew_under_an_old_name_gets_a_new_object() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+    cluster.edit_node("n1", |node| node.metadata.uid = Some("anew".into()));
+    let writes = planned(&cluster);
+    let [Write::Create { object, instead_of: Some(old) }] = &writes[..] else { panic!("{writes:?}") };
+    assert_eq!((object.spec.node_uid.as_str(), old.as_str()), ("anew", "n1-object"));
+}
+
+#[test]
+fn the_object_of_a_node_that_is_gone_is_deleted() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+    cluster.snapshot.nodes.clear();
+    let gone = |unacknowledged| Write::Delete { name: "n1".into(), uid: "n1-object".into(), unacknowledged };
+    assert_eq!(planned(&cluster), [gone(vec![])]);
+    cluster.undecodable_order("n1");
+    assert_eq!(planned(&cluster), [gone(vec![])]);
+}
+
+#[test]
+fn a_restore_that_a_gone_node_never_acknowledged_is_told() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+    cluster.delete_tuning("web");
+    cluster.assign();
+    cluster.snapshot.nodes.clear();
+    let Write::Delete { unacknowledged, .. } = &planned(&cluster)[0] else { panic!() };
+    assert_eq!(unacknowledged, &["net.ipv4.tcp_fin_timeout"]);
+    cluster.agents_apply();
+    let Write::Delete { unacknowledged, .. } = &planned(&cluster)[0] else { panic!() };
+    assert!(unacknowledged.is_empty());
+}
+
+#[test]
+fn the_object_of_a_node_that_no_longer_runs_linux_is_wound_down() {
+    let by_name = tuning("web", 30).with(|spec| spec.node_selector = selector("name", "n1"));
+    let mut cluster = Cluster::settled(&["n1"], vec![by_name]);
+    cluster.edit_node("n1", |node| {
+        node.metadata.labels.get_or_insert_default().remove("kubernetes.io/os");
+    });
+    let (patch, _) = only_patch(&cluster);
+    assert_eq!(patch["spec"]["sysctls"][0]["action"], "Restore");
+}
+
+#[test]
+fn an_order_that_cannot_be_decoded_is_not_written_to() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+    cluster.undecodable_order("n1");
+    cluster.edit_tuning("web", Tuning::keeping);
+    assert_eq!(planned(&cluster), []);
+}
+
+#[test]
+fn heartbeats_stay_within_fifty_writes_a_second() {
+    for (nodes, interval) in
+        [(1, 20), (1_000, 20), (1_001, 60), (3_000, 60), (3_001, 120), (6_000, 120), (15_000, 300)]
+    {
+        assert_eq!(report_interval_seconds(nodes), interval, "{nodes}");
+        assert!(nodes <= 50 * interval as usize, "{nodes} nodes");
+    }
+}
+
+#[test]
+fn what_was_just_sent_is_not_sent_again() {
+    let cluster = Cluster::new(&["n1", "n2"], vec![]);
+    let now = Instant::now();
+    let mut sent = Sent::default();
+    let writes = planned(&cluster);
+    sent.note(writes[0].clone(), now);
+    assert_eq!(sent.without_sent(writes.clone(), now), writes[1..]);
+    assert_eq!(sent.without_sent(writes.clone(), now + SENT_FOR), writes, "it was lost");
+}
+
+#[test]
+fn another_order_for_the_same_node_is_sent() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+    let mut sent = Sent::default();
+    for value in [31, 32] {
+        cluster.edit_tuning("web", |tuning| {
+            tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(value))
+        });
+        let writes = sent.without_sent(planned(&cluster), Instant::now());
+        assert_eq!(writes.len(), 1);
+        sent.note(writes[0].clone(), Instant::now());
+    }
+}
