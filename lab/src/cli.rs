@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     clear::down,
     cluster::Cluster,
+    demo::demo,
     error::{Error, Result},
     install::install_from_checkout,
     network, relay,
@@ -59,6 +60,12 @@ enum Subject {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
+    /// Show the main job: nodes tuned, closing sockets reported, what is unsafe refused, everything put back.
+    Demo {
+        /// End, and take everything down, instead of staying up for exploring.
+        #[arg(long)]
+        once: bool,
+    },
     /// Run the tests: those that need no cluster, then those of a real one.
     Test {
         /// Also what takes long: the state of the code, and the long tests.
@@ -108,6 +115,7 @@ impl Arguments {
                 let (program, arguments) = command.split_first().ok_or(Error::NotUp)?;
                 Err(Cluster::open()?.node(&node)?.become_program(program, arguments))
             }
+            Subject::Demo { once } => demo(once),
             Subject::Test { all, filter } => match suite::test(all, &filter)? {
                 Tally { passed: 1.., failed: 0 } => Ok(()),
                 Tally { failed, .. } => Err(Error::TestsFailed { failed }),

@@ -8,6 +8,7 @@ pub mod cli;
 mod cluster;
 mod control_plane;
 mod debian;
+mod demo;
 mod error;
 mod files;
 pub mod images;

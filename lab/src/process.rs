@@ -13,6 +13,8 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::{
     error::{Error, Result},
     files,
@@ -217,6 +219,19 @@ pub(crate) fn daemon(program: impl AsRef<OsStr>, lab: &str) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env(MARK, lab);
     command
+}
+
+/// Waits until the person at the terminal, or whoever started this, asks for the end.
+pub(crate) fn wait_for_interrupt() -> Result<()> {
+    let act = || Error::system("wait for Ctrl-C");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(act())?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(act())?;
+        tokio::select! {
+            result = tokio::signal::ctrl_c() => result.map_err(act()),
+            _ = terminate.recv() => Ok(()),
+        }
+    })
 }
 
 /// A command line as a person would type it.

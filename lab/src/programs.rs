@@ -52,6 +52,13 @@ pub(crate) fn build(checkout: &Checkout, into: &Path) -> Result<StaticPrograms> 
 fn cargo(checkout: &Checkout, linking: &Linking) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(checkout.root()).args(["build", "--release", "--target", &linking.target]);
+    // What `cargo lab` was given about its own package would make build scripts (ring's) run again in every checkout.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_MANIFEST") || text.starts_with("CARGO_PKG_") || text == "LD_LIBRARY_PATH" {
+            command.env_remove(name);
+        }
+    }
     if let Some(flags) = linking.flags {
         command.env("RUSTFLAGS", flags);
     }

@@ -122,7 +122,8 @@ fn freeze(suite: &Suite) -> Outcome {
 
 fn unsupported(suite: &Suite) -> Outcome {
     suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 30", "tcpMaxOrphans: 100000"]))?;
-    suite.wait_until_applied("web")?;
+    // On every node, so nothing that operator or agents do can make it Ready.
+    suite.wait_for_condition("web", "Stalled", ("True", "Unsupported"), SOON)?;
     all_hold(suite, FIN_TIMEOUT, "30")?;
     let object = suite.get("tcpclosetuning", "web")?;
     let nodes = &object["status"]["nodes"];
