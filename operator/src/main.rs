@@ -86,7 +86,7 @@ async fn work(args: Args) -> Result<(), Error> {
     let listener =
         TcpListener::bind(health_address).await.map_err(|error| Error::Listen(error, health_address))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace, identity, %health_address, "starts");
-    run::run(client, listener, Settings { namespace, identity }, stop).await;
+    Box::pin(run::run(client, listener, Settings { namespace, identity }, stop)).await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -15,13 +15,18 @@ fn worst(name: &str, reason: &str, time_wait: u64) -> WorstNode {
     WorstNode { name: name.into(), reason: reason.into(), message: format!("{time_wait} TIME_WAIT") }
 }
 
-fn seconds(seconds: u64) -> Option<Duration> {
-    Some(Duration::from_secs(seconds))
+/// Counts were written so many seconds ago.
+fn written(
+    stored: &TcpCloseTuningStatus,
+    fresh: TcpCloseTuningStatus,
+    ago: u64,
+) -> Option<TcpCloseTuningStatus> {
+    next_write(Some(stored), fresh, Some(Duration::from_secs(ago)))
 }
 
 #[test]
 fn an_unchanged_status_is_not_patched() {
-    assert_eq!(next_write(Some(&status(1, 5)), status(1, 5), seconds(1000)), None);
+    assert_eq!(written(&status(1, 5), status(1, 5), 1000), None);
 }
 
 #[test]
@@ -30,27 +35,27 @@ fn a_first_status_is_written() {
 }
 
 #[test]
-fn socket_sums_alone_are_written_every_30_seconds() {
-    assert_eq!(next_write(Some(&status(1, 5)), status(1, 6), seconds(29)), None);
-    assert_eq!(next_write(Some(&status(1, 5)), status(1, 6), seconds(30)), Some(status(1, 6)));
+fn socket_sums_alone_are_written_every_30_age() {
+    assert_eq!(written(&status(1, 5), status(1, 6), 29), None);
+    assert_eq!(written(&status(1, 5), status(1, 6), 30), Some(status(1, 6)));
 }
 
 #[test]
-fn socket_sums_ride_along_every_5_seconds() {
-    assert_eq!(next_write(Some(&status(1, 5)), status(2, 6), seconds(4)), Some(status(2, 5)));
-    assert_eq!(next_write(Some(&status(1, 5)), status(2, 6), seconds(5)), Some(status(2, 6)));
+fn socket_sums_ride_along_every_5_age() {
+    assert_eq!(written(&status(1, 5), status(2, 6), 4), Some(status(2, 5)));
+    assert_eq!(written(&status(1, 5), status(2, 6), 5), Some(status(2, 6)));
 }
 
 #[test]
 fn a_node_in_trouble_is_not_listed_for_its_sockets_as_well() {
     let mut fresh = status(2, 6);
     fresh.worst = vec![worst("n1", "Failed", 6), worst("n2", SOCKETS, 6)];
-    let written = next_write(Some(&status(1, 5)), fresh, seconds(1)).unwrap();
+    let written = written(&status(1, 5), fresh, 1).unwrap();
     assert_eq!(written.worst, [worst("n1", "Failed", 6)]);
 }
 
 #[test]
 fn sums_that_nobody_knows_any_longer_are_not_kept() {
     let unknown = TcpCloseTuningStatus { sockets: None, ..status(2, 6) };
-    assert_eq!(next_write(Some(&status(1, 5)), unknown, seconds(1)).unwrap().sockets, None);
+    assert_eq!(written(&status(1, 5), unknown, 1).unwrap().sockets, None);
 }

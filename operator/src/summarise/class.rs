@@ -91,7 +91,9 @@ pub fn find<'a>(
             if let Some(wanted) = wanted {
                 finding.note_claims(tuning, wanted);
             }
-            let report = order.and_then(|order| Some((order, order.status.as_ref().filter(has_reported)?)));
+            let report = order.and_then(|order| {
+                Some((order, order.status.as_ref().filter(|status| has_reported(status))?))
+            });
             finding.heard = is_heard(node, snapshot, history, now);
             if let Some(why) = silence(node, order, report.is_some(), history, now) {
                 (finding.class, finding.message) = why;
@@ -112,12 +114,11 @@ pub fn find<'a>(
 /// Whether a node's agent has been heard lately.
 pub fn is_heard(node: &Node, snapshot: &Snapshot, history: &History, now: Instant) -> bool {
     let order = snapshot.order_of(node);
-    let reported =
-        order.is_some_and(|order| order.status.as_ref().is_some_and(|status| has_reported(&status)));
+    let reported = order.is_some_and(|order| order.status.as_ref().is_some_and(has_reported));
     reported && silence(node, order, true, history, now).is_none()
 }
 
-fn has_reported(status: &&TcpCloseNodeStatus) -> bool {
+fn has_reported(status: &TcpCloseNodeStatus) -> bool {
     status.observed_generation >= 0
 }
 

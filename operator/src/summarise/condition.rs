@@ -122,11 +122,11 @@ impl<'a> Stored<'a> {
     /// Whether a lost tie at this generation has lasted long enough to be meant.
     pub fn has_waited_for_peace(&self, now: Timestamp) -> bool {
         let lost = |condition: &&Condition| condition.reason == Reason::Conflict.as_str();
-        if self.current(kind::READY).filter(lost).is_none() {
+        if !self.current(kind::READY).as_ref().is_some_and(lost) {
             return false;
         }
         let is_true = |condition: &&Condition| condition.status == ConditionStatus::True;
-        if self.current(kind::STALLED).filter(is_true).is_some() {
+        if self.current(kind::STALLED).as_ref().is_some_and(is_true) {
             return true;
         }
         let since = |kind| Some(self.condition(kind).filter(is_true)?.last_transition_time.0);

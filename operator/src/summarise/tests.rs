@@ -1,9 +1,9 @@
 use crds::condition::ConditionStatus;
-use crds::node::Sockets;
 
-use super::*;
 use crate::fixtures::{Cluster, in_state, selector, tuning};
 use crate::snapshot::Tuning;
+
+mod lists;
 
 fn settled(nodes: &[&str]) -> Cluster {
     Cluster::settled(nodes, vec![tuning("web", 30)])
@@ -275,7 +275,7 @@ fn a_key_that_some_nodes_lack_is_said_and_no_fault() {
     assert_eq!(cluster.verdict("web"), "True Applied");
     assert_eq!(cluster.status("web").nodes.unwrap().unsupported, 1);
     assert!(
-        cluster.message("web").contains("1 node lack net.ipv4.tcp_fin_timeout"),
+        cluster.message("web").contains("not on 1 node that lack it: net.ipv4.tcp_fin_timeout"),
         "{}",
         cluster.message("web")
     );
@@ -451,92 +451,4 @@ fn an_unknown_state_is_judged_by_what_the_kernel_holds() {
     assert_eq!(cluster.verdict("web"), "True Applied");
     cluster.agent_reports("n1", in_state("Contended", "somebody else"));
     assert_eq!(cluster.verdict("web"), "False WriteFailed Stalled");
-}
-
-// Counts, sums and lists.
-
-#[test]
-fn every_matched_node_is_in_exactly_one_class() {
-    let mut cluster = settled(&["n1", "n2", "n3", "n4", "n5"]);
-    cluster.agent_reports("n1", in_state("Refused", "no"));
-    cluster.agent_reports("n2", in_state("Failed", "io"));
-    cluster.agent_reports("n3", in_state("Pending", "later"));
-    cluster.node_is_down("n4");
-    let nodes = cluster.status("web").nodes.unwrap();
-    assert_eq!((nodes.updated, nodes.pending, nodes.refused, nodes.failed, nodes.stale), (1, 1, 1, 1, 1));
-    assert_eq!((nodes.matched, nodes.summary.as_str()), (5, "1/5"));
-}
-
-#[test]
-fn the_worst_nodes_come_by_what_is_wrong_and_then_by_sockets() {
-    let mut cluster = settled(&["n1", "n2", "n3", "n4", "n5", "n6"]);
-    cluster.agent_reports("n1", |status| status.sockets.as_mut().unwrap().time_wait = 5);
-    cluster.agent_reports("n2", in_state("Pending", "later"));
-    cluster.node_is_down("n3");
-    cluster.agent_reports("n4", in_state("Refused", "no"));
-    cluster.agent_reports("n5", in_state("Failed", "io"));
-    let worst = cluster.status("web").worst;
-    let spoken: Vec<_> = worst.iter().map(|worst| format!("{} {}", worst.name, worst.reason)).collect();
-    assert_eq!(spoken, ["n5 Failed", "n4 Refused", "n3 Stale", "n2 Pending", "n6 Sockets", "n1 Sockets"]);
-    assert_eq!(worst[4].message, "1200 TIME_WAIT");
-}
-
-#[test]
-fn no_more_than_ten_nodes_are_the_worst() {
-    let names: Vec<_> = (0..20).map(|n| format!("n{n:02}")).collect();
-    let mut cluster = settled(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    assert_eq!(cluster.status("web").worst.len(), 10);
-}
-
-#[test]
-fn sums_have_two_digits_and_skip_what_is_unknown() {
-    let mut cluster = settled(&["n1", "n2", "n3", "n4"]);
-    cluster.agent_reports("n2", |status| {
-        status.sockets = Some(Sockets { time_wait: 99_999, ..Sockets::default() })
-    });
-    cluster.agent_reports("n3", |status| status.sockets = None);
-    cluster.node_is_down("n4");
-    let sums = cluster.status("web").sockets.unwrap();
-    assert_eq!((sums.time_wait, sums.highest.time_wait, sums.nodes), (100_000, 100_000, 2));
-    assert_eq!((sums.orphans, sums.highest.orphans), (1, 1));
-}
-
-#[test]
-fn counts_that_nobody_knows_are_absent_not_zero() {
-    let mut cluster = settled(&["n1"]);
-    cluster.node_is_down("n1");
-    assert_eq!(cluster.status("web").sockets, None);
-}
-
-#[test]
-fn refusals_are_summed_up_by_rule() {
-    let mut cluster = settled(&["n1", "n2", "n3", "n4", "n5"]);
-    for node in ["n2", "n3", "n4", "n5"] {
-        cluster.agent_reports(node, in_state("Refused", &format!("on {node}")));
-    }
-    let refusals = cluster.status("web").refusals;
-    assert_eq!(refusals.len(), 1);
-    assert_eq!((refusals[0].rule.as_str(), refusals[0].nodes), ("a-rule", 4));
-    assert_eq!(refusals[0].message, "on n2");
-    assert_eq!(refusals[0].names, ["n2", "n3", "n4"]);
-}
-
-#[test]
-fn a_node_that_breaks_a_rule_twice_counts_once() {
-    let web = tuning("web", 30).with(|spec| spec.sysctls.tcp_orphan_retries = Some(4));
-    let mut cluster = Cluster::settled(&["n1", "n2", "n3", "n4"], vec![web]);
-    for node in ["n1", "n2", "n3", "n4"] {
-        cluster.agent_reports(node, |status| {
-            for row in &mut status.sysctls {
-                (row.state, row.rule) = ("Refused".into(), Some("a-rule".into()));
-            }
-        });
-    }
-    assert_eq!(cluster.status("web").refusals[0].nodes, 4);
-}
-
-#[test]
-fn names_are_few_and_the_rest_is_counted() {
-    assert_eq!(some(["a", "b", "c"]), "a, b, c");
-    assert_eq!(some(["a", "b", "c", "d", "e"]), "a, b, c and 2 more");
 }

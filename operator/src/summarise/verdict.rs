@@ -190,16 +190,16 @@ impl<'a> Scene<'a> {
         if pending.is_empty() && restoring.is_empty() {
             return None;
         }
-        let mut message = format!("in force on {} of {}", self.of(Class::Updated).len(), self.all());
+        let mut parts = vec![format!("in force on {} of {}", self.of(Class::Updated).len(), self.all())];
         if let Some(first) = pending.first() {
             let names = some(pending.iter().map(|finding| finding.node));
-            message += &format!("; waiting for {} ({names}): {}", nodes(pending.len()), first.message);
+            parts.push(format!("waiting for {} ({names}): {}", nodes(pending.len()), first.message));
         }
         if !restoring.is_empty() {
             let names = some(restoring.iter().map(|restoring| restoring.node));
-            message +=
-                &format!("; {} no longer match and are being put back ({names})", nodes(restoring.len()));
+            parts.push(format!("{} no longer matched, being put back ({names})", nodes(restoring.len())));
         }
+        let message = parts.join("; ");
         Some((ConditionStatus::False, Reason::Progressing, Work::UnderWay, message))
     }
 
@@ -248,17 +248,18 @@ impl<'a> Scene<'a> {
             Mode::Observe => (yes, Reason::Observed, settled, self.observed()),
             Mode::Enforce => {
                 let (stale, pending) = (self.of(Class::Stale), self.of(Class::Pending));
-                let mut message = match self.of(Class::Updated).len() {
+                let in_force = match self.of(Class::Updated).len() {
                     updated if updated == self.findings.len() => format!("in force on {}", self.all()),
                     updated => format!("in force on {updated} of {}", self.all()),
                 };
-                for (group, words) in [(&stale, "silent"), (&pending, "joining or restarting")] {
-                    if !group.is_empty() {
+                let groups = [(&stale, "silent"), (&pending, "joining or restarting")];
+                let groups =
+                    groups.into_iter().filter(|(group, _)| !group.is_empty()).map(|(group, words)| {
                         let names = some(group.iter().map(|finding| finding.node));
-                        message += &format!("; {} {words} ({names})", nodes(group.len()));
-                    }
-                }
-                message += &self.exceptions();
+                        format!("{} {words} ({names})", nodes(group.len()))
+                    });
+                let parts = std::iter::once(in_force).chain(groups).chain(self.exceptions());
+                let message = parts.collect::<Vec<_>>().join("; ");
                 let reason = if stale.is_empty() { Reason::Applied } else { Reason::AppliedExceptStale };
                 (yes, reason, settled, message)
             }
@@ -266,24 +267,19 @@ impl<'a> Scene<'a> {
     }
 
     /// What is not in force and is no failure.
-    fn exceptions(&self) -> String {
-        let mut text = String::new();
+    fn exceptions(&self) -> impl Iterator<Item = String> {
         let lacking: Vec<_> =
             self.findings.iter().filter(|finding| !finding.unsupported.is_empty()).collect();
-        if let Some(row) = self.unsupported_rows().next() {
+        let lacking = self.unsupported_rows().next().map(|row| {
             let names = some(lacking.iter().map(|finding| finding.node));
-            text += &format!("; {} lack {} or another sysctl ({names})", nodes(lacking.len()), row.name);
-        }
+            format!("not on {} that lack it: {} ({names})", nodes(lacking.len()), row.name)
+        });
         let winners: BTreeSet<_> = self.overriders().collect();
-        if !winners.is_empty() {
+        let overridden = (!winners.is_empty()).then(|| {
             let lost = self.findings.iter().filter(|finding| !finding.lost.is_empty()).count();
-            text += &format!(
-                "; tunings of higher priority ({}) order a sysctl on {}",
-                some(winners),
-                nodes(lost)
-            );
-        }
-        text
+            format!("tunings of higher priority ({}) order a sysctl on {}", some(winners), nodes(lost))
+        });
+        lacking.into_iter().chain(overridden)
     }
 
     fn observed(&self) -> String {
