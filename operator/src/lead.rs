@@ -21,6 +21,8 @@ const DURATION: Duration = Duration::from_secs(15);
 const GRACE: Duration = Duration::from_secs(10);
 /// Writing stops this long before the lease runs out: a request that was allowed arrives a little later.
 const MARGIN: Duration = Duration::from_secs(2);
+/// How often one that stands by looks whether the lease has been released.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Between attempts while the API server is away.
 const RETRY: Duration = Duration::from_secs(1);
 /// Releasing the lease is a courtesy to the next one; shutting down does not wait longer for it.
@@ -69,18 +71,23 @@ impl Candidate {
 
     /// Competes until told to stop.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let mut told = String::new();
         while !*stop.borrow() {
             let competing = self.compete(stop.clone()).await;
             // Without a lease nobody leads.
             self.note(false);
             if let Err(error) = competing {
-                tracing::warn!("lease {}/{LEASE}: {}", self.namespace, crate::chain(&error));
+                let error = crate::chain(&error);
+                if error != told {
+                    tracing::warn!("lease {}/{LEASE}: {error}; retrying", self.namespace);
+                }
+                told = error;
                 let _ = tokio::time::timeout(RETRY, stop.wait_for(|stop| *stop)).await;
             }
         }
     }
 
-    /// Until told to stop, or until there is no lease to compete for.
+    /// Until told to stop, or until it is worth to look at the lease anew.
     async fn compete(&self, mut stop: watch::Receiver<bool>) -> Result<(), LeaseManagerError> {
         let params = LeaseParams::new(self.identity.clone(), DURATION.as_secs(), GRACE.as_secs());
         let client = self.client.clone();
@@ -91,7 +98,7 @@ impl Candidate {
         };
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => {}
-            error = self.follow(&manager) => return Err(error),
+            result = self.follow(&manager) => return result,
         }
         if self.leads.send_replace(false) {
             let _ = tokio::time::timeout(RELEASE, manager.release()).await;
@@ -99,17 +106,22 @@ impl Candidate {
         Ok(())
     }
 
-    /// Notes who leads until the lease has gone. Other errors pass: the manager renews, or loses, when it can again.
-    async fn follow(&self, manager: &LeaseManager) -> LeaseManagerError {
+    /// Notes who leads. A leader's errors pass: the manager renews, or loses, when it can again.
+    async fn follow(&self, manager: &LeaseManager) -> Result<(), LeaseManagerError> {
         let mut told = false;
         loop {
-            match manager.changed().await {
-                Ok(leads) => {
+            // A manager that stands by sleeps until the lease that it saw runs out, and does not notice that it was
+            // released long before.
+            let patience = if *self.leads.borrow() { Duration::MAX } else { LOOK_AGAIN };
+            match tokio::time::timeout(patience, manager.changed()).await {
+                Err(_) => return Ok(()),
+                Ok(Ok(leads)) => {
                     told = false;
                     self.note(leads);
                 }
-                Err(error @ LeaseManagerError::NonexistentLease(_)) => return error,
-                Err(error) => {
+                Ok(Err(error)) if !*self.leads.borrow() => return Err(error),
+                Ok(Err(error @ LeaseManagerError::NonexistentLease(_))) => return Err(error),
+                Ok(Err(error)) => {
                     if !told {
                         let error = crate::chain(&error);
                         tracing::warn!("lease {}/{LEASE}: {error}; retrying", self.namespace);
