@@ -29,9 +29,9 @@ pub fn up(nodes: u8) -> Result<Cluster> {
     let _lock = checkout.lock()?;
     if let Some(running) = Cluster::open().ok().filter(Cluster::is_up) {
         let has = running.nodes().len();
-        say(format!("the lab of this checkout is already up with {has} nodes"));
+        say(format!("the lab of this checkout is already up (nodes: {has})"));
         if has != usize::from(nodes) {
-            say(format!("for {nodes} nodes, run `cargo lab down` first"));
+            say(format!("to have {nodes} instead, run `cargo lab down` first"));
         }
         return Ok(running);
     }
@@ -46,7 +46,7 @@ pub fn up(nodes: u8) -> Result<Cluster> {
     // What has started stays for the person to look at; the next `up` or `down` clears it.
     start(&cluster).inspect_err(|_| keep_logs(&cluster))?;
     cluster.set_complete()?;
-    say(format!("up: {} nodes are Ready", cluster.nodes().len()));
+    say(format!("up: every node is Ready ({})", cluster.nodes().len()));
     Ok(cluster)
 }
 
@@ -108,7 +108,7 @@ fn start(cluster: &Cluster) -> Result<()> {
         node.prepare(&authority)?;
         node.start(cluster)?;
     }
-    say(format!("started the control plane and {} nodes", cluster.nodes().len()));
+    say(format!("started the control plane and the nodes ({})", cluster.nodes().len()));
     let port = relay::start(cluster)?;
     let admin = Subject { name: "kubernetes-admin", group: Some("system:masters"), serves: &[] };
     authority.kubeconfig(&cluster.kubeconfig(), &format!("https://127.0.0.1:{port}"), &admin)?;
