@@ -25,6 +25,7 @@ const MARGIN: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Between attempts while the API server is away.
 const RETRY: Duration = Duration::from_secs(1);
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// Releasing the lease is a courtesy to the next one; shutting down does not wait longer for it.
 const RELEASE: Duration = Duration::from_secs(2);
 
@@ -71,24 +72,24 @@ impl Candidate {
 
     /// Competes until told to stop.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let mut told = String::new();
+        let mut complaint = Complaint::default();
         while !*stop.borrow() {
-            let competing = self.compete(stop.clone()).await;
+            let competing = self.compete(stop.clone(), &mut complaint).await;
             // Without a lease nobody leads.
             self.note(false);
             if let Err(error) = competing {
-                let error = crate::chain(&error);
-                if error != told {
-                    tracing::warn!("lease {}/{LEASE}: {error}; retrying", self.namespace);
-                }
-                told = error;
+                complaint.log(&self.namespace, &error);
                 let _ = tokio::time::timeout(RETRY, stop.wait_for(|stop| *stop)).await;
             }
         }
     }
 
     /// Until told to stop, or until it is worth to look at the lease anew.
-    async fn compete(&self, mut stop: watch::Receiver<bool>) -> Result<(), LeaseManagerError> {
+    async fn compete(
+        &self,
+        mut stop: watch::Receiver<bool>,
+        complaint: &mut Complaint,
+    ) -> Result<(), LeaseManagerError> {
         let params = LeaseParams::new(self.identity.clone(), DURATION.as_secs(), GRACE.as_secs());
         let client = self.client.clone();
         let making = LeaseManager::new(client, LEASE, &self.namespace, params, LeaseCreateMode::AutoCreate);
@@ -98,7 +99,7 @@ impl Candidate {
         };
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => {}
-            result = self.follow(&manager) => return result,
+            result = self.follow(&manager, complaint) => return result,
         }
         if self.leads.send_replace(false) {
             let _ = tokio::time::timeout(RELEASE, manager.release()).await;
@@ -107,26 +108,22 @@ impl Candidate {
     }
 
     /// Notes who leads. A leader's errors pass: the manager renews, or loses, when it can again.
-    async fn follow(&self, manager: &LeaseManager) -> Result<(), LeaseManagerError> {
-        let mut told = false;
+    async fn follow(
+        &self,
+        manager: &LeaseManager,
+        complaint: &mut Complaint,
+    ) -> Result<(), LeaseManagerError> {
         loop {
             // A manager that stands by sleeps until the lease that it saw runs out, and does not notice that it was
             // released long before.
             let patience = if *self.leads.borrow() { Duration::MAX } else { LOOK_AGAIN };
             match tokio::time::timeout(patience, manager.changed()).await {
                 Err(_) => return Ok(()),
-                Ok(Ok(leads)) => {
-                    told = false;
-                    self.note(leads);
-                }
+                Ok(Ok(leads)) => self.note(leads),
                 Ok(Err(error)) if !*self.leads.borrow() => return Err(error),
                 Ok(Err(error @ LeaseManagerError::NonexistentLease(_))) => return Err(error),
                 Ok(Err(error)) => {
-                    if !told {
-                        let error = crate::chain(&error);
-                        tracing::warn!("lease {}/{LEASE}: {error}; retrying", self.namespace);
-                    }
-                    told = true;
+                    complaint.log(&self.namespace, &error);
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -136,6 +133,19 @@ impl Candidate {
     fn note(&self, leads: bool) {
         if self.leads.send_replace(leads) != leads {
             tracing::info!(identity = self.identity, "{}", if leads { "leads" } else { "stands by" });
+        }
+    }
+}
+
+/// Says that the lease cannot be had, once a minute: it is tried every second.
+#[derive(Default)]
+struct Complaint(Option<Instant>);
+
+impl Complaint {
+    fn log(&mut self, namespace: &str, error: &LeaseManagerError) {
+        if self.0.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
+            tracing::warn!("lease {namespace}/{LEASE}: {}; retrying", crate::chain(error));
+            self.0 = Some(Instant::now());
         }
     }
 }
