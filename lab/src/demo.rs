@@ -42,7 +42,7 @@ const KEYS: [&str; 4] = [
 ];
 
 /// Runs the demo. Without `once` the cluster stays up until Ctrl-C.
-pub fn demo(once: bool) -> Result<()> {
+pub(crate) fn demo(once: bool) -> Result<()> {
     let cluster = up(NODES)?;
     install_from_checkout(&cluster)?;
     let demo = Demo { cluster: &cluster };

@@ -291,6 +291,14 @@ fn a_key_that_every_node_lacks_is_stalled() {
 }
 
 #[test]
+fn a_key_that_every_node_lacks_does_not_stall_a_tuning_that_observes() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30).observing()]);
+    cluster.agent_reports("n1", |status| status.observe[0].sysctls[0].state = "Unsupported".into());
+    assert_eq!(cluster.verdict("web"), "True Observed");
+    assert!(cluster.message("web").contains("not on 1 node that lack it"), "{}", cluster.message("web"));
+}
+
+#[test]
 fn a_tuning_that_cannot_be_decoded_is_unknown() {
     let mut cluster = settled(&["n1"]);
     cluster.edit_tuning("web", Tuning::undecodable);

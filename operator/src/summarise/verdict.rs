@@ -226,6 +226,9 @@ impl<'a> Scene<'a> {
     }
 
     fn unsupported_everywhere(&self) -> Option<Situation> {
+        if self.spec.mode == Mode::Observe {
+            return None;
+        }
         let updated = self.of(Class::Updated);
         let row = self.unsupported_rows().find(|row| {
             let lacks =
@@ -234,7 +237,7 @@ impl<'a> Scene<'a> {
         })?;
         let why = row.message.clone().unwrap_or_else(|| format!("{} does not exist", row.name));
         let field = Sysctl::from_name(&row.name).map_or("it", Sysctl::field);
-        let message = format!("{why} (so on every node that reports): remove {field} from sysctls");
+        let message = format!("{why}. No node that reports has it: remove {field} from sysctls");
         Some((ConditionStatus::False, Reason::Unsupported, Work::Stuck, message))
     }
 
@@ -268,29 +271,33 @@ impl<'a> Scene<'a> {
 
     /// What is not in force and is no failure.
     fn exceptions(&self) -> impl Iterator<Item = String> {
-        let lacking: Vec<_> =
-            self.findings.iter().filter(|finding| !finding.unsupported.is_empty()).collect();
-        let lacking = self.unsupported_rows().next().map(|row| {
-            let names = some(lacking.iter().map(|finding| finding.node));
-            format!("not on {} that lack it: {} ({names})", nodes(lacking.len()), row.name)
-        });
         let winners: BTreeSet<_> = self.overriders().collect();
         let overridden = (!winners.is_empty()).then(|| {
             let lost = self.findings.iter().filter(|finding| !finding.lost.is_empty()).count();
             format!("tunings of higher priority ({}) order a sysctl on {}", some(winners), nodes(lost))
         });
-        lacking.into_iter().chain(overridden)
+        self.lacking().into_iter().chain(overridden)
+    }
+
+    /// Which nodes lack a sysctl, if any do.
+    fn lacking(&self) -> Option<String> {
+        let lacking: Vec<_> =
+            self.findings.iter().filter(|finding| !finding.unsupported.is_empty()).collect();
+        let row = self.unsupported_rows().next()?;
+        let names = some(lacking.iter().map(|finding| finding.node));
+        Some(format!("not on {} that lack it: {} ({names})", nodes(lacking.len()), row.name))
     }
 
     fn observed(&self) -> String {
         let reporting = self.of(Class::Updated).len();
         let change = self.findings.iter().filter(|finding| finding.would_change).count();
         let refuse = self.findings.iter().filter(|finding| !finding.refused.is_empty()).count();
-        format!(
+        let observed = format!(
             "{reporting} of {} report: Enforce would change something on {change}, and be refused on {refuse}; nothing is \
              written",
             self.all()
-        )
+        );
+        std::iter::once(observed).chain(self.lacking()).collect::<Vec<_>>().join("; ")
     }
 
     fn conflicted(&self) -> Option<String> {
