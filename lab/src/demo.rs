@@ -18,7 +18,7 @@ use crate::{
     install::install_from_checkout,
     node::Node,
     process,
-    report::{Seen, poll_until, say, wait_until},
+    report::{Seen, poll_until, wait_until},
     sockets::{Listed, listed},
     traffic::{self, Held},
     up::{NODES, up},
@@ -46,6 +46,7 @@ pub(crate) fn demo(once: bool) -> Result<()> {
     let cluster = up(NODES)?;
     install_from_checkout(&cluster)?;
     let demo = Demo { cluster: &cluster };
+    demo.start_clear()?;
     let before = demo.values()?;
     demo.tune()?;
     demo.close_connections()?;
@@ -65,6 +66,22 @@ struct Demo<'a> {
 }
 
 impl Demo<'_> {
+    /// A lab that was up may have tunings of somebody's; what the nodes held before them is what counts.
+    fn start_clear(&self) -> Result<()> {
+        self.cluster.kubectl(&["delete", "tct", "--all"])?;
+        self.wait_until_nothing_is_ordered()
+    }
+
+    fn wait_until_nothing_is_ordered(&self) -> Result<()> {
+        let path = "jsonpath={range .items[*]}{.status.summary}{\"\\n\"}{end}";
+        poll_until("no node has an order", DEADLINE, || {
+            let summaries = self.cluster.kubectl(&["get", "tcn", "--output", path])?;
+            let done = summaries.lines().filter(|summary| *summary == "nothing ordered").count();
+            Ok(Seen::when(done == self.cluster.nodes().len(), || summaries))
+        })
+        .map(drop)
+    }
+
     fn tune(&self) -> Result<()> {
         title("1. Three nodes, tuned from examples/");
         let examples = self.cluster.checkout().root().join("examples");
@@ -89,17 +106,20 @@ impl Demo<'_> {
         );
         println!("    CLOSE_WAIT on node-1, more and more of it: that program leaks, and no sysctl helps");
         traffic::time_wait(first, second, TIME_WAIT)?;
+        let held = close_some(second, third, first)?;
+        self.show_nodes()?;
+        // Orphans and FIN_WAIT2 end by themselves, the sooner for being tuned: new ones come while the tuning is awaited.
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            let traffic = scope.spawn(|| keep_closing(first, second, third, &done));
-            let shown = self.show_counts();
+            let traffic = scope.spawn(|| keep_closing([second, third, first], held, &done));
+            let shown = self.show_tuning();
             done.store(true, Ordering::Relaxed);
             let made = traffic.join().unwrap_or(Err(Error::NotUp));
             shown.and(made)
         })
     }
 
-    fn show_counts(&self) -> Result<()> {
+    fn show_nodes(&self) -> Result<()> {
         wait_until("every node has reported it", DEADLINE, || {
             let nodes = self.json("tcn")?;
             let count = |node: usize, name: &str| {
@@ -112,7 +132,10 @@ impl Demo<'_> {
             Ok(Seen::when(holds, || nodes["items"][0]["status"]["sockets"].to_string()))
         })?;
         self.show(&["get", "tcn"])?;
-        self.compare_counts()?;
+        self.compare_counts()
+    }
+
+    fn show_tuning(&self) -> Result<()> {
         wait_until("the tuning sums it up", DEADLINE, || {
             let sockets = self.json("tct/web")?["status"]["sockets"].clone();
             let positive = |name: &str| sockets[name].as_u64().is_some_and(|count| count > 0);
@@ -151,8 +174,9 @@ impl Demo<'_> {
             Ok(Seen::when(values == before, || format!("{values:?}")))
         });
         self.print_values(before, "before", &self.values()?, "kernel now");
-        self.show(&["get", "tcn"])?;
-        restored.map(drop)
+        restored?;
+        self.wait_until_nothing_is_ordered()?;
+        self.show(&["get", "tcn"])
     }
 
     /// What each node's kernel holds, read in its namespace.
@@ -178,7 +202,7 @@ impl Demo<'_> {
         }
     }
 
-    /// Statuses and a witness side by side. Connections go on closing between the two readings.
+    /// Statuses and a witness side by side.
     fn compare_counts(&self) -> Result<()> {
         let nodes = self.json("tcn")?;
         println!("\n{:<10}{:<12}{:>16}{:>10}", "NODE", "STATE", "status", "ss now");
@@ -224,12 +248,16 @@ impl Demo<'_> {
     }
 }
 
+/// Orphans on the first node, which the second one drops; FIN_WAIT2 on the second, whose peer on the third leaks.
+fn close_some(orphaned: &Node, waiting: &Node, leaking: &Node) -> Result<Held> {
+    Ok(traffic::fin_wait1_orphans(orphaned, waiting, ORPHANS)?
+        .and(traffic::fin_wait2_orphans(waiting, leaking, LEAKED)?))
+}
+
 /// Makes new ones of what ends by itself, until it is told to stop.
-fn keep_closing(first: &Node, second: &Node, third: &Node, done: &AtomicBool) -> Result<()> {
-    let mut held = Held::default();
+fn keep_closing([orphaned, waiting, leaking]: [&Node; 3], mut held: Held, done: &AtomicBool) -> Result<()> {
     while !done.load(Ordering::Relaxed) {
-        held = held.and(traffic::fin_wait1_orphans(second, third, ORPHANS)?);
-        held = held.and(traffic::fin_wait2_orphans(third, first, LEAKED)?);
+        held = held.and(close_some(orphaned, waiting, leaking)?);
         // In steps, so that the end of the demo need not wait for a round.
         for _ in 0..50 {
             if !done.load(Ordering::Relaxed) {
@@ -237,7 +265,6 @@ fn keep_closing(first: &Node, second: &Node, third: &Node, done: &AtomicBool) ->
             }
         }
     }
-    say("the connections end");
     Ok(())
 }
 
