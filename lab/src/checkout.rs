@@ -93,6 +93,11 @@ impl Cache {
         self.root.join("bin")
     }
 
+    /// What cargo compiles for the images.
+    pub(crate) fn build(&self) -> PathBuf {
+        self.root.join("build")
+    }
+
     /// Unpacked Debian packages, one tree for all.
     pub fn debian(&self) -> PathBuf {
         self.root.join("deb")

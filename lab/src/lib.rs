@@ -22,6 +22,7 @@ mod process;
 mod programs;
 mod relay;
 mod report;
+mod shared_build;
 pub mod sockets;
 pub mod suite;
 mod tools;

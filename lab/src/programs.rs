@@ -11,6 +11,7 @@ use crate::{
     files,
     process::{on_path, run},
     report::{during, say},
+    shared_build::SharedBuild,
 };
 
 /// The packages and the binaries they make.
@@ -35,7 +36,8 @@ struct Linking {
 /// folder that all checkouts share.
 pub(crate) fn build(checkout: &Checkout, into: &Path) -> Result<StaticPrograms> {
     let linking = linking(checkout)?;
-    let mut command = cargo(checkout, &linking);
+    let shared = SharedBuild::take(checkout)?;
+    let mut command = cargo(&shared, checkout, &linking);
     command.arg("--target-dir").arg(into);
     for (package, _) in PROGRAMS {
         command.args(["--package", package]);
@@ -49,8 +51,8 @@ pub(crate) fn build(checkout: &Checkout, into: &Path) -> Result<StaticPrograms> 
     Ok(StaticPrograms { operator, agent })
 }
 
-fn cargo(checkout: &Checkout, linking: &Linking) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+fn cargo(shared: &SharedBuild, checkout: &Checkout, linking: &Linking) -> Command {
+    let mut command = shared.cargo();
     command.current_dir(checkout.root()).args(["build", "--release", "--target", &linking.target]);
     // What `cargo lab` was given about its own package would make build scripts (ring's) run again in every checkout.
     for (name, _) in std::env::vars_os() {
