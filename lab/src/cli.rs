@@ -9,6 +9,7 @@ use crate::{
     cluster::Cluster,
     demo::demo,
     error::{Error, Result},
+    fixture,
     install::install_from_checkout,
     network, relay,
     suite::{self, Tally},
@@ -66,6 +67,8 @@ enum Subject {
         #[arg(long)]
         once: bool,
     },
+    /// Keep what this version packages and stores under lab/fixtures, for tests of later upgrades.
+    Fixture,
     /// Run the tests: those that need no cluster, then those of a real one.
     Test {
         /// Also what takes long: the state of the code, and the long tests.
@@ -116,6 +119,7 @@ impl Arguments {
                 Err(Cluster::open()?.node(&node)?.become_program(program, arguments))
             }
             Subject::Demo { once } => demo(once),
+            Subject::Fixture => fixture::keep(),
             Subject::Test { all, filter } => match suite::test(all, &filter)? {
                 Tally { passed: 1.., failed: 0 } => Ok(()),
                 Tally { failed, .. } => Err(Error::TestsFailed { failed }),

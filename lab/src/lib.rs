@@ -11,6 +11,7 @@ mod debian;
 mod demo;
 mod error;
 mod files;
+mod fixture;
 pub mod images;
 mod install;
 mod namespace;
