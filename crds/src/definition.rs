@@ -27,11 +27,13 @@ pub(crate) fn sysctl_schema(sysctl: Sysctl) -> Schema {
 
 fn describe(sysctl: Sysctl, facts: &Facts) -> String {
     let unit = match facts.unit {
-        Unit::Retries | Unit::Choice => String::new(),
-        Unit::Sockets => " In sockets.".into(),
-        Unit::Seconds => " In seconds.".into(),
-        Unit::Milliseconds => " In milliseconds.".into(),
+        Unit::Retries | Unit::Choice => "",
+        Unit::Sockets => " in sockets,",
+        Unit::Seconds => " in seconds,",
+        Unit::Milliseconds => " in milliseconds,",
     };
+    // `kubectl explain` shows no bounds but those in the text.
+    let bounds = format!("{} to {}", facts.orderable.start(), facts.orderable.end());
     let default = match facts.default {
         DefaultValue::Fixed(value) => format!("The kernel's default is {value}."),
         DefaultValue::Changed(before, since, after) => {
@@ -47,7 +49,7 @@ fn describe(sysctl: Sysctl, facts: &Facts) -> String {
         (None, Some(removed)) => format!(" Removed in Linux {removed}."),
         (None, None) => String::new(),
     };
-    format!("{sysctl}.{unit} {} {default}{life} Note: {}", facts.does, facts.misbelief)
+    format!("{sysctl},{unit} {bounds}. {} {default}{life} Note: {}", facts.does, facts.misbelief)
 }
 
 /// The definition of `TcpCloseTuning`.
@@ -108,8 +110,8 @@ pub fn yaml(definition: &CustomResourceDefinition) -> Result<String, serde_yaml:
 }
 
 /// What the derive cannot say: no field is nullable (a stored null is a difference for ever), numbers have formats that the
-/// API server knows, a status that nobody has written is not taken for a good one, and `helm uninstall` leaves people's
-/// objects alone.
+/// API server knows, descriptions are lines as long as the reader's terminal, a status that nobody has written is not taken
+/// for a good one, and `helm uninstall` leaves people's objects alone.
 fn finish(definition: &mut Value) {
     mend_types(definition);
     definition["metadata"]["annotations"] = json!({ "helm.sh/resource-policy": "keep" });
@@ -126,6 +128,10 @@ fn mend_types(value: &mut Value) {
                     Some("uint64") => *format = json!("int64"),
                     _ => {}
                 }
+            }
+            // `kubectl explain` would break where the source does, and then once more at its own width.
+            if let Some(Value::String(description)) = map.get_mut("description") {
+                *description = description.replace('\n', " ");
             }
             map.values_mut().for_each(mend_types);
         }

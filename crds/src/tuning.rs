@@ -75,16 +75,15 @@ pub struct TcpCloseTuningSpec {
     pub mode: Mode,
     /// The sysctls and their values, at least one. What is absent is not touched.
     pub sysctls: Sysctls,
-    /// Where several tunings order the same sysctl on a node, the one with the highest priority wins there. Absent means
-    /// 0. At equal priority the older tuning wins, and the other one says Conflict.
+    /// From -1000 to 1000; absent means 0. Where several tunings order the same sysctl on a node, the one with the
+    /// highest priority wins there. At equal priority the older tuning wins, and the other one says Conflict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: Option<i32>,
     /// What you know of the network that a node cannot see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safety: Option<Safety>,
-    /// What becomes of a node when the tuning is deleted or no longer matches it. Restore (absent means this) puts back
-    /// what the kernel held before, where it still holds our value. Keep leaves the values as they are.
+    /// What becomes of a node that the tuning leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removal_policy: Option<RemovalPolicy>,
 }
@@ -98,7 +97,9 @@ pub enum Mode {
     Observe,
 }
 
-/// What becomes of values that are no longer ordered.
+// The schema of an optional enum takes its description from here, not from the field.
+/// What becomes of a node when the tuning is deleted or no longer matches it. Restore (absent means this) puts back
+/// what the kernel held before, where it still holds our value. Keep leaves the values as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RemovalPolicy {
     /// What the kernel held before goes back.
@@ -256,13 +257,14 @@ impl Sysctls {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Safety {
-    /// Never declares that no client of these nodes is behind NAT, which tcpTwRecycle needs (and which is not enough
-    /// where a node sees NAT). Unknown, or absent, declares nothing.
+    /// The author's word about NAT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients_behind_nat: Option<ClientsBehindNatWord>,
 }
 
-/// The user's word about NAT.
+// The schema of an optional enum takes its description from here, not from the field.
+/// Never declares that no client of these nodes is behind NAT, which tcpTwRecycle needs (and which is not enough
+/// where a node sees NAT). Unknown, or absent, declares nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ClientsBehindNatWord {
     /// Nothing is declared.
