@@ -18,7 +18,8 @@ const KUBERNETES: &str = "v1.37.2";
 const ETCD: &str = "v3.7.3";
 const CONTAINERD: &str = "v2.4.2";
 const HELM: &str = "v4.3.1";
-const KSTATUS: &str = "v1.3.0";
+/// The library's, and a number that changes when `go/kstatus` does.
+const KSTATUS: &str = "v1.3.0-1";
 /// Ours, so it changes when `go/pause` does.
 const PAUSE: &str = "v1";
 

@@ -2,8 +2,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -12,8 +12,14 @@ import (
 )
 
 func main() {
+	text, err := io.ReadAll(os.Stdin)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kstatus: stdin cannot be read:", err)
+		os.Exit(1)
+	}
 	object := &unstructured.Unstructured{}
-	if err := json.NewDecoder(os.Stdin).Decode(&object.Object); err != nil {
+	// Not encoding/json: it makes a float of every number, and kstatus takes no float for a generation.
+	if err := object.UnmarshalJSON(text); err != nil {
 		fmt.Fprintln(os.Stderr, "kstatus: stdin is not a JSON object:", err)
 		os.Exit(1)
 	}
