@@ -163,10 +163,13 @@ impl Cluster {
 
     /// Runs `kubectl apply --filename -` on a text.
     pub fn apply(&self, manifest: &str) -> Result<String> {
-        process::run_with_input(
-            self.client("kubectl").args(["apply", "--filename", "-"]),
-            manifest.as_bytes(),
-        )
+        self.apply_with(&[], manifest)
+    }
+
+    /// [`apply`](Self::apply) with more options, such as `--server-side`.
+    pub fn apply_with(&self, options: &[&str], manifest: &str) -> Result<String> {
+        let mut kubectl = self.client("kubectl");
+        process::run_with_input(kubectl.args(["apply", "--filename", "-"]).args(options), manifest.as_bytes())
     }
 
     /// Runs helm and returns what it printed.

@@ -22,10 +22,17 @@ use crate::{
 
 mod checks;
 mod counts;
+mod explain;
+mod inputs;
 mod orders;
 
 /// The tests of `cargo lab test`.
-const TESTS: &[&[Test]] = &[orders::TESTS, counts::TESTS];
+const TESTS: &[&[Test]] = &[
+    orders::TESTS,
+    counts::TESTS,
+    inputs::TESTS,
+    explain::TESTS,
+];
 /// What takes long, for `cargo lab test --all`.
 const LONG_TESTS: &[&[Test]] = &[];
 
@@ -168,12 +175,8 @@ impl Suite {
     }
 
     /// Applies something that must be refused, and returns what the API server said.
-    pub fn refused(&self, manifest: &str) -> Result<String, Failure> {
-        match self.cluster.apply(manifest) {
-            Ok(said) => Err(Failure(format!("it was accepted: {said}"))),
-            Err(Error::Failed { output, .. }) => Ok(output),
-            Err(other) => Err(other.into()),
-        }
+    pub fn refused(&self, manifest: &str, options: &[&str]) -> Result<String, Failure> {
+        said_no(self.cluster.apply_with(options, manifest))
     }
 
     /// Waits until a condition of a tuning has a status and a reason, for the present generation of its spec.
@@ -215,6 +218,15 @@ impl Suite {
     /// What the nodes' kernels hold now, node by node.
     pub fn values(&self, key: &str) -> Result<Vec<String>, Failure> {
         Ok(self.cluster.nodes().iter().map(|node| node.read_sysctl(key)).collect::<Result<_>>()?)
+    }
+}
+
+/// What a program said that had to fail.
+pub fn said_no(result: Result<String>) -> Result<String, Failure> {
+    match result {
+        Ok(said) => Err(Failure(format!("it was accepted: {said}"))),
+        Err(Error::Failed { output, .. }) => Ok(output),
+        Err(other) => Err(other.into()),
     }
 }
 
