@@ -23,6 +23,7 @@ use crate::{
 mod checks;
 mod counts;
 mod explain;
+mod helm;
 mod inputs;
 mod orders;
 
@@ -32,9 +33,10 @@ const TESTS: &[&[Test]] = &[
     counts::TESTS,
     inputs::TESTS,
     explain::TESTS,
+    helm::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
-const LONG_TESTS: &[&[Test]] = &[];
+const LONG_TESTS: &[&[Test]] = &[helm::LONG_TESTS];
 
 /// A sentence about behaviour, and the function that finds out whether it is true.
 pub struct Test {

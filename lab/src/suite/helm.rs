@@ -1,0 +1,257 @@
+//! A pipeline that waits: Helm and Flux go on when a tuning is in force, and stop with our own words when it is refused.
+
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::{Failure, Outcome, Suite, Test, condition, ensure, everywhere, said_no, tuning};
+use crate::{
+    error::{Error, Result},
+    install::{NAMESPACE, RELEASE, install},
+    node::Node,
+    report::{Seen, during, poll_until},
+};
+
+pub(super) const TESTS: &[Test] = &[
+    Test { name: "helm_waits_until_a_tuning_is_in_force", run: good_release },
+    Test { name: "helm_fails_with_our_words_when_a_tuning_is_refused", run: refused_release },
+    Test { name: "kstatus_judges_every_situation_as_flux_would", run: kstatus },
+];
+
+/// They replace every pod.
+pub(super) const LONG_TESTS: &[Test] = &[
+    Test { name: "helm_upgrade_keeps_tunings_and_values_in_force", run: upgrade },
+    Test { name: "helm_uninstall_keeps_crds_tunings_and_values_until_the_next_install", run: uninstall },
+];
+
+const FIN_TIMEOUT: &str = "net.ipv4.tcp_fin_timeout";
+/// Three times the second that a change may take.
+const SOON: Duration = Duration::from_secs(30);
+/// How long helm may wait; a failure that is seen takes no third of it.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The release of a team that has tunings and nothing else.
+const TUNINGS: &str = "tunings";
+
+/// The values of the fixture chart: one tuning for every node.
+fn values(name: &str, sysctls: &Value) -> String {
+    let spec = json!({
+        "nodeSelector": { "matchLabels": { "kubernetes.io/os": "linux" } },
+        "mode": "Enforce",
+        "sysctls": sysctls,
+        "safety": { "clientsBehindNat": "Never" },
+    });
+    format!("tunings={}", json!({ name: spec }))
+}
+
+/// `helm install` or `upgrade` of the fixture chart, and how long helm waited.
+fn release(suite: &Suite, verb: &str, values: &str) -> (Result<String>, Duration) {
+    let chart = suite.cluster.checkout().root().join("lab/fixtures/tunings-chart").display().to_string();
+    let timeout = format!("{}s", TIMEOUT.as_secs());
+    let start = Instant::now();
+    let arguments = [verb, TUNINGS, &chart, "--wait", "--timeout", &timeout, "--set-json", values];
+    (suite.cluster.helm(&arguments), start.elapsed())
+}
+
+/// The next test installs it anew, however this one ends.
+fn without_release(suite: &Suite, outcome: Outcome) -> Outcome {
+    let removed = suite.cluster.helm(&["uninstall", TUNINGS, "--ignore-not-found", "--wait"]);
+    outcome.and(removed.map(drop).map_err(Failure::from))
+}
+
+fn all_hold(suite: &Suite, value: &str) -> Outcome {
+    let values = suite.values(FIN_TIMEOUT)?;
+    ensure(values.iter().all(|live| live == value), || format!("the kernels hold {values:?}, not {value}"))
+}
+
+fn good_release(suite: &Suite) -> Outcome {
+    let steps = || {
+        for (verb, seconds) in [("install", 30), ("upgrade", 25)] {
+            let (result, took) =
+                release(suite, verb, &values("web", &json!({ "tcpFinTimeoutSeconds": seconds })));
+            result?;
+            println!("    helm {verb} --wait returned after {:.1} s", took.as_secs_f64());
+            // At once: waiting was helm's part.
+            all_hold(suite, &seconds.to_string())?;
+        }
+        is_judged(suite, "web", ("Ready", "True", "Applied"), "Current")
+    };
+    without_release(suite, steps())
+}
+
+fn refused_release(suite: &Suite) -> Outcome {
+    let steps = || {
+        let sysctls = json!({ "tcpTwRecycle": 1, "tcpFinTimeoutSeconds": 30 });
+        let (result, took) = release(suite, "install", &values("legacy", &sysctls));
+        let said = said_no(result)?;
+        println!("    helm install --wait failed after {:.1} s: {said}", took.as_secs_f64());
+        for words in [
+            "TcpCloseTuning//legacy not ready. status: Failed",
+            "net.ipv4.tcp_tw_recycle was removed from Linux in 4.12",
+            "Remove it from the tuning",
+        ] {
+            ensure(said.contains(words), || format!("helm did not say {words:?}: {said}"))?;
+        }
+        ensure(took < TIMEOUT / 3, || format!("helm took {:.1} s", took.as_secs_f64()))?;
+        is_judged(suite, "legacy", ("Ready", "False", "Refused"), "Failed")?;
+        all_hold(suite, "60")
+    };
+    without_release(suite, steps())
+}
+
+/// Waits for a condition, and finds that kstatus judges the object so, in our own words where it has failed.
+fn is_judged(suite: &Suite, name: &str, expected: (&str, &str, &str), judgement: &str) -> Outcome {
+    let (kind, status, reason) = expected;
+    suite.wait_for_condition(name, kind, (status, reason), Duration::from_secs(45))?;
+    let object = suite.get("tcpclosetuning", name)?;
+    let (judged, words) = suite.cluster.kstatus(&object.to_string())?;
+    println!("    {reason}: {judged} ({words})");
+    ensure(judged == judgement, || {
+        format!("{reason} is judged {judged} ({words}), not {judgement}: {}", object["status"])
+    })?;
+    let message = condition(&object, "Ready").and_then(|ready| ready["message"].as_str()).unwrap_or_default();
+    ensure(judged != "Failed" || words == message, || format!("kstatus says {words}, we say {message}"))
+}
+
+fn kstatus(suite: &Suite) -> Outcome {
+    nobody_has_looked(suite)?;
+    suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 30"]))?;
+    is_judged(suite, "web", ("Ready", "True", "Applied"), "Current")?;
+    progressing(suite)?;
+
+    // Its 15 s run while the others are judged.
+    suite.tune("younger", &everywhere(&["tcpFinTimeoutSeconds: 20"]))?;
+    is_judged(suite, "younger", ("Ready", "False", "Conflict"), "InProgress")?;
+    is_judged(suite, "web", ("Conflicted", "True", "Conflict"), "Current")?;
+
+    let nowhere =
+        everywhere(&["tcpFinTimeoutSeconds: 20"]).replace("kubernetes.io/os: linux", "pool: nowhere");
+    suite.tune("nowhere", &nowhere)?;
+    is_judged(suite, "nowhere", ("Ready", "True", "NoMatchingNodes"), "Current")?;
+    suite.tune("trial", &everywhere(&["tcpFinTimeoutSeconds: 20"]).replace("Enforce", "Observe"))?;
+    is_judged(suite, "trial", ("Ready", "True", "Observed"), "Current")?;
+    suite.tune("weak", &(everywhere(&["tcpFinTimeoutSeconds: 50"]) + "\n  priority: -10"))?;
+    is_judged(suite, "weak", ("Ready", "True", "Overridden"), "Current")?;
+    let word = "\n  safety:\n    clientsBehindNat: Never";
+    suite.tune("legacy", &(everywhere(&["tcpTwRecycle: 1"]) + word))?;
+    is_judged(suite, "legacy", ("Stalled", "True", "Refused"), "Failed")?;
+    suite.tune("machine", &everywhere(&["tcpMaxOrphans: 100000"]))?;
+    is_judged(suite, "machine", ("Stalled", "True", "Unsupported"), "Failed")?;
+
+    is_judged(suite, "younger", ("Stalled", "True", "Conflict"), "Failed")
+}
+
+/// What a client gets back before the operator has seen the object: never taken for ready.
+fn nobody_has_looked(suite: &Suite) -> Outcome {
+    let options = ["--dry-run=server", "--output", "json"];
+    let fresh = suite.cluster.apply_with(&options, &tuning("fresh", &everywhere(&["tcpTwReuse: 1"])))?;
+    let (judged, words) = suite.cluster.kstatus(&fresh)?;
+    println!("    nobody has looked: {judged} ({words})");
+    ensure(judged == "InProgress" && words.contains("-1"), || format!("{judged} ({words}): {fresh}"))
+}
+
+/// An agent that stands still acknowledges nothing.
+fn progressing(suite: &Suite) -> Outcome {
+    let agents = suite.cluster.nodes()[0].processes("tcpclose-agent")?;
+    let signal = |signal| agents.iter().try_for_each(|agent| agent.signal(signal));
+    signal(Signal::STOP)?;
+    let judged = suite
+        .tune("web", &everywhere(&["tcpFinTimeoutSeconds: 31"]))
+        .and_then(|()| is_judged(suite, "web", ("Ready", "False", "Progressing"), "InProgress"));
+    signal(Signal::CONT)?;
+    judged?;
+    is_judged(suite, "web", ("Ready", "True", "Applied"), "Current")
+}
+
+/// What the nodes' kernels held while something went on, node by node.
+fn held_during(suite: &Suite, act: impl FnOnce() -> Outcome) -> Result<BTreeSet<String>, Failure> {
+    let over = AtomicBool::new(false);
+    let look = || {
+        let mut seen = BTreeSet::new();
+        while !over.load(Ordering::Relaxed) {
+            let live: Result<Vec<_>> =
+                suite.cluster.nodes().iter().map(|node: &Node| node.read_sysctl(FIN_TIMEOUT)).collect();
+            seen.extend(live?);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok::<_, Error>(seen)
+    };
+    let (acted, seen) = std::thread::scope(|scope| {
+        let looking = scope.spawn(look);
+        let acted = act();
+        over.store(true, Ordering::Relaxed);
+        (acted, looking.join())
+    });
+    acted?;
+    Ok(seen.map_err(|_| Failure("the look at the kernels panicked".into()))??)
+}
+
+/// What must survive: which object it is, and what it asks for.
+fn identity(suite: &Suite) -> Result<Value, Failure> {
+    let object = suite.get("tcpclosetuning", "web")?;
+    Ok(json!([object["metadata"]["uid"], object["metadata"]["generation"], object["spec"]]))
+}
+
+fn upgrade(suite: &Suite) -> Outcome {
+    suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 30"]))?;
+    suite.wait_until_applied("web")?;
+    let before = identity(suite)?;
+    let annotations = ["agent", "operator"].map(|part| format!("{part}.podAnnotations.lab=upgraded"));
+    let more = ["--set", &annotations.join(",")];
+    let held = held_during(suite, || Ok(install(&suite.cluster, &suite.images, &more)?))?;
+    ensure(held == BTreeSet::from(["30".to_owned()]), || format!("meanwhile the kernels held {held:?}"))?;
+    ensure(identity(suite)? == before, || format!("before the upgrade: {before}"))?;
+    suite.wait_until_applied("web")?;
+    // The new programs follow.
+    suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 25"]))?;
+    suite.wait_until_applied("web")?;
+    all_hold(suite, "25")
+}
+
+fn uninstall(suite: &Suite) -> Outcome {
+    suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 30"]))?;
+    suite.wait_until_applied("web")?;
+    let before = identity(suite)?;
+    let held = held_during(suite, || {
+        let gone = uninstalled(suite, &before);
+        // The next test needs it.
+        let back = install(&suite.cluster, &suite.images, &[]).map_err(Failure::from);
+        gone.and(back)
+    })?;
+    ensure(held == BTreeSet::from(["30".to_owned()]), || format!("meanwhile the kernels held {held:?}"))?;
+    ensure(identity(suite)? == before, || format!("before the uninstall: {before}"))?;
+    suite.wait_until_applied("web")?;
+    // The journals have kept what was there before.
+    suite.clear()?;
+    all_hold(suite, "60")
+}
+
+fn uninstalled(suite: &Suite, before: &Value) -> Outcome {
+    let arguments = ["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"];
+    during("helm uninstall --wait", || suite.cluster.helm(&arguments))?;
+    poll_until("no agent and no operator runs", SOON, || {
+        let mut running = Vec::new();
+        for node in suite.cluster.nodes() {
+            running.extend(node.processes("tcpclose-agent")?);
+            running.extend(node.processes("tcpclose-operator")?);
+        }
+        Ok(Seen::when(running.is_empty(), || format!("{running:?}")))
+    })?;
+    let left = suite.cluster.kubectl(&[
+        "get",
+        "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings",
+        "--selector",
+        "app.kubernetes.io/name=tcp-close-tuning",
+        "--output",
+        "name",
+    ])?;
+    ensure(left.is_empty(), || format!("this is left: {left}"))?;
+    let nodes = suite.get("tcpclosenodes", "")?;
+    let count = nodes["items"].as_array().map(Vec::len);
+    ensure(count == Some(suite.cluster.nodes().len()), || format!("{count:?} nodes' objects are left"))?;
+    ensure(identity(suite)? == *before, || format!("before the uninstall: {before}"))
+}
