@@ -26,6 +26,8 @@ mod explain;
 mod helm;
 mod inputs;
 mod orders;
+mod privilege;
+mod rights;
 
 /// The tests of `cargo lab test`.
 const TESTS: &[&[Test]] = &[
@@ -34,6 +36,8 @@ const TESTS: &[&[Test]] = &[
     inputs::TESTS,
     explain::TESTS,
     helm::TESTS,
+    privilege::TESTS,
+    rights::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
 const LONG_TESTS: &[&[Test]] = &[helm::LONG_TESTS];
