@@ -67,6 +67,8 @@ fn forget_packages(folder: &Path) -> Result<()> {
         Ok(files::list(&folder.join(top))?.into_iter().map(|name| format!("{top}/{name}")).collect())
     });
     let nested: Vec<String> = nested.collect::<Result<Vec<Vec<String>>>>()?.concat();
+    // cargo keeps files beside the folders, such as its lock.
+    let nested: Vec<String> = nested.into_iter().filter(is_folder).collect();
     for profile in tops.iter().chain(&nested) {
         let fingerprints = folder.join(profile).join(".fingerprint");
         for name in files::list(&fingerprints)?.iter().filter(|name| is_own(name)) {
@@ -102,6 +104,9 @@ mod tests {
         let other = folder.join("musl/release/.fingerprint/serde-3");
         for path in own.iter().chain([&other]) {
             std::fs::create_dir_all(path).unwrap();
+        }
+        for file in ["CACHEDIR.TAG", "release/.cargo-lock", "musl/release/.cargo-lock"] {
+            std::fs::write(folder.join(file), "").unwrap();
         }
         forget_packages(&folder).unwrap();
         assert!(own.iter().all(|path| !path.exists()) && other.exists());
