@@ -5,6 +5,7 @@ use std::{os::unix::process::CommandExt, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::{
+    bench::{self, bench},
     clear::down,
     cluster::Cluster,
     demo::demo,
@@ -69,6 +70,12 @@ enum Subject {
     },
     /// Keep what this version packages and stores under lab/fixtures, for tests of later upgrades.
     Fixture,
+    /// Measure something, and print it beside what it is aimed at.
+    Bench {
+        /// What.
+        #[command(subcommand)]
+        what: bench::What,
+    },
     /// Run the tests: those that need no cluster, then those of a real one.
     Test {
         /// Also what takes long: the state of the code, and the long tests.
@@ -118,6 +125,7 @@ impl Arguments {
                 let (program, arguments) = command.split_first().ok_or(Error::NotUp)?;
                 Err(Cluster::open()?.node(&node)?.become_program(program, arguments))
             }
+            Subject::Bench { what } => bench(&what),
             Subject::Demo { once } => demo(once),
             Subject::Fixture => fixture::keep(),
             Subject::Test { all, filter } => match suite::test(all, &filter)? {

@@ -61,6 +61,14 @@ pub enum Error {
         /// The reason of the library.
         source: rcgen::Error,
     },
+    /// The API server was asked for something by the client library and said no.
+    #[error("cannot {act}")]
+    Api {
+        /// What was asked.
+        act: String,
+        /// The reason.
+        source: Box<kube::Error>,
+    },
     /// A condition did not come true in time.
     #[error("{what}: not within {}; last seen: {last}", seconds(*waited))]
     Deadline {

@@ -20,9 +20,11 @@ use crate::{
     up::{NODES, up},
 };
 
+mod benches;
 mod checks;
 mod counts;
 mod explain;
+mod faults;
 mod helm;
 mod inputs;
 mod orders;
@@ -38,9 +40,10 @@ const TESTS: &[&[Test]] = &[
     helm::TESTS,
     privilege::TESTS,
     rights::TESTS,
+    faults::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
-const LONG_TESTS: &[&[Test]] = &[helm::LONG_TESTS];
+const LONG_TESTS: &[&[Test]] = &[helm::LONG_TESTS, faults::LONG_TESTS, benches::LONG_TESTS];
 
 /// A sentence about behaviour, and the function that finds out whether it is true.
 pub struct Test {

@@ -67,6 +67,8 @@ pub struct Node {
     procfs: Procfs,
     state_dir: PathBuf,
     journal: Option<Journal>,
+    /// Baselines that a status of this life holds, for a journal that is lost or cannot be read.
+    reported: BTreeMap<Sysctl, Record>,
     drifts: BTreeMap<Sysctl, (u32, i64)>,
     failures: BTreeMap<Sysctl, Retry>,
 }
@@ -80,7 +82,14 @@ struct Retry {
 impl Node {
     /// The node whose kernel files are in `procfs`, and whose journal is in `state_dir`.
     pub fn new(procfs: Procfs, state_dir: PathBuf) -> Self {
-        Self { procfs, state_dir, journal: None, drifts: BTreeMap::new(), failures: BTreeMap::new() }
+        Self {
+            procfs,
+            state_dir,
+            journal: None,
+            reported: BTreeMap::new(),
+            drifts: BTreeMap::new(),
+            failures: BTreeMap::new(),
+        }
     }
 
     /// Where the kernel's files are.
@@ -93,23 +102,21 @@ impl Node {
     fn journal(&mut self) -> Result<&mut Journal, String> {
         if self.journal.is_none() {
             let life = life(&self.procfs).map_err(|error| error.to_string())?;
-            self.journal = Some(Journal::open(&self.state_dir, &life).map_err(|error| error.to_string())?);
+            let mut journal = Journal::open(&self.state_dir, &life).map_err(|error| error.to_string())?;
+            rebuild(&mut journal, &self.reported)?;
+            self.journal = Some(journal);
         }
         self.journal.as_mut().ok_or_else(String::new)
     }
 
-    /// Whether the journal was lost in this life, and baselines from a status of the same life are welcome.
+    /// Takes note of the baselines of a status, if it is of this life. They count where the journal is lost in the same
+    /// life, now or once a damaged one has been moved away, and are reported until then.
     pub fn adopt(&mut self, status_life: &str, baselines: &BTreeMap<Sysctl, Record>) -> Result<(), String> {
-        let same_life = life(&self.procfs).is_ok_and(|life| life == status_life);
-        let journal = self.journal()?;
-        if !same_life || journal.was_found() || !journal.records().is_empty() {
-            return Ok(());
+        if life(&self.procfs).is_ok_and(|life| life == status_life) {
+            self.reported.clone_from(baselines);
         }
-        tracing::warn!(
-            keys = baselines.len(),
-            "the journal was lost; its baselines are taken from the node's status"
-        );
-        journal.update(|records| records.extend(baselines)).map_err(|error| error.to_string())
+        self.journal()?;
+        self.journal.as_mut().map_or(Ok(()), |journal| rebuild(journal, &self.reported))
     }
 
     /// A new order gets its first try at once.
@@ -319,7 +326,8 @@ impl Node {
     }
 
     fn finding(&self, sysctl: Sysctl, state: State, tuning: &str, message: Option<String>) -> Finding {
-        let record = self.journal.as_ref().and_then(|journal| journal.records().get(&sysctl));
+        let records = self.journal.as_ref().map_or(&self.reported, Journal::records);
+        let record = records.get(&sysctl);
         Finding {
             name: sysctl.name().into(),
             live: self.procfs.read_sysctl(sysctl).value(),
@@ -344,7 +352,9 @@ impl Node {
             .iter()
             .map(|(&sysctl, outcome)| {
                 let outcome = if writes_something(outcome) { &failed } else { outcome };
-                self.found(sysctl, outcome, entries)
+                let finding = self.found(sysctl, outcome, entries);
+                // What is in force stays so; that nobody looks after it is worth a word all the same.
+                Finding { message: finding.message.or_else(|| Some(why.into())), ..finding }
             })
             .map(|finding| with_desired(finding, entries))
             .collect()
@@ -381,6 +391,16 @@ impl Node {
         let state = if finding.state == State::Refused { State::WouldRefuse } else { finding.state };
         Finding { state, baseline: None, drifts: 0, tuning: String::new(), ..finding }
     }
+}
+
+/// Gives a journal that was not there what a status of the same life knows.
+fn rebuild(journal: &mut Journal, reported: &BTreeMap<Sysctl, Record>) -> Result<(), String> {
+    if journal.was_found() || !journal.records().is_empty() || reported.is_empty() {
+        return Ok(());
+    }
+    let keys = reported.len();
+    tracing::warn!(keys, "the journal was lost; its baselines are taken from the node's status");
+    journal.update(|records| records.extend(reported)).map_err(|error| error.to_string())
 }
 
 /// A value that is in force by our order is ours, whoever wrote it last: a crash after the write, or another program

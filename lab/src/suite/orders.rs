@@ -24,12 +24,12 @@ const RETRIES: &str = "net.ipv4.tcp_orphan_retries";
 /// Three times the second that a change may take.
 const SOON: Duration = Duration::from_secs(30);
 
-fn all_hold(suite: &Suite, key: &str, value: &str) -> Outcome {
+pub(super) fn all_hold(suite: &Suite, key: &str, value: &str) -> Outcome {
     let values = suite.values(key)?;
     ensure(values.iter().all(|live| live == value), || format!("{key} is {values:?}, not {value} everywhere"))
 }
 
-fn wait_until_all_hold(suite: &Suite, key: &str, value: &str) -> Result<Duration, Failure> {
+pub(super) fn wait_until_all_hold(suite: &Suite, key: &str, value: &str) -> Result<Duration, Failure> {
     let what = format!("{key} is {value} on every node");
     Ok(poll_until(&what, SOON, || {
         let values =

@@ -283,3 +283,23 @@ fn baselines_of_a_lost_journal_are_taken_from_a_status_of_the_same_life() {
     let turn = machine.turn(&mut node, &order(1, &json!([entry(Sysctl::FinTimeout, "Restore", None)])));
     assert_eq!((states(&turn), machine.live(Sysctl::FinTimeout)), (vec![State::Restored], Some(60)));
 }
+
+#[test]
+fn baselines_outlive_a_damaged_journal_in_the_status_and_count_again_when_it_is_moved_away() {
+    let machine = Machine::new(&[(Sysctl::FinTimeout, "30\n")]);
+    let journal = machine.state().join("journal");
+    fs::create_dir_all(machine.state()).unwrap();
+    fs::write(&journal, "half a jour").unwrap();
+    let record = Record { baseline: 60, confirmed: Some(30), intended: Some(30) };
+    let mut node = machine.node();
+    let why = node
+        .adopt(&life(&machine.procfs).unwrap(), &BTreeMap::from([(Sysctl::FinTimeout, record)]))
+        .unwrap_err();
+    assert!(why.contains("the journal is damaged"), "{why}");
+    let turn = machine.turn(&mut node, &order(1, &json!([set(Sysctl::FinTimeout, 30)])));
+    assert_eq!((states(&turn), turn.findings[0].baseline), (vec![State::Applied], Some(60)));
+    assert_eq!(turn.findings[0].message.as_deref(), Some(why.as_str()), "nobody looks after it");
+    fs::remove_file(&journal).unwrap();
+    let turn = machine.turn(&mut node, &order(2, &json!([entry(Sysctl::FinTimeout, "Restore", None)])));
+    assert_eq!((states(&turn), machine.live(Sysctl::FinTimeout)), (vec![State::Restored], Some(60)));
+}

@@ -1,0 +1,114 @@
+//! Benches: what can be measured on a running lab, printed beside what it is aimed at and what the machine was doing.
+//!
+//! They are compiled with optimisation: a client that is slower than the product would make the floor look high.
+
+mod client;
+mod floor;
+mod footprint;
+mod latency;
+
+use std::{ffi::OsString, os::unix::process::CommandExt, path::Path, process::Command, time::Duration};
+
+use clap::Subcommand;
+
+use crate::{
+    checkout::Checkout,
+    cluster::Cluster,
+    error::{Error, Result},
+    files,
+    install::install_from_checkout,
+    report::say,
+    up::{NODES, up},
+};
+
+pub use footprint::{Footprint, measure as measure_footprint};
+pub use latency::{Latency, measure as measure_latency};
+
+/// What can be measured.
+#[derive(Clone, Debug, Subcommand)]
+pub enum What {
+    /// From sending a changed tuning to the value in the nodes' kernels, and to Ready.
+    Latency {
+        /// How many changes.
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+        changes: u32,
+    },
+    /// Memory, CPU time and size of the agent and the operator.
+    Footprint {
+        /// For how long CPU time is measured.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: u64,
+    },
+}
+
+/// Measures, and prints one table.
+pub fn bench(what: &What) -> Result<()> {
+    if cfg!(debug_assertions) {
+        return Err(become_release());
+    }
+    let cluster = up(NODES)?;
+    match what {
+        What::Latency { changes } => {
+            // What is measured is this checkout, not what an earlier one has left.
+            install_from_checkout(&cluster)?;
+            print!("{}", measure_latency(&cluster, *changes)?);
+        }
+        What::Footprint { seconds } => {
+            if !footprint::is_installed(&cluster)? {
+                install_from_checkout(&cluster)?;
+            }
+            print!("{}", measure_footprint(&cluster, Duration::from_secs(*seconds))?);
+        }
+    }
+    Ok(())
+}
+
+/// Becomes the same command of a lab that is compiled with optimisation.
+fn become_release() -> Error {
+    let checkout = match Checkout::current() {
+        Ok(checkout) => checkout,
+        Err(error) => return error,
+    };
+    say("builds the bench with optimisation and starts it");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut command = Command::new(&cargo);
+    command.current_dir(checkout.root()).args(["run", "--release", "--quiet", "--package", "lab", "--"]);
+    let source = command.args(arguments).exec();
+    Error::Start { program: cargo.to_string_lossy().into_owned(), source }
+}
+
+/// The machine, and how busy it was: without it a figure says nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    kernel: String,
+    cpus: usize,
+    load_before: String,
+}
+
+impl Machine {
+    fn look() -> Result<Self> {
+        let kernel = files::read(Path::new("/proc/sys/kernel/osrelease"))?.trim().to_owned();
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self { kernel, cpus, load_before: load()? })
+    }
+
+    /// One line, at the end of the measurement.
+    fn told(&self) -> Result<String> {
+        let Self { kernel, cpus, load_before } = self;
+        Ok(format!("Linux {kernel}, {cpus} CPUs, load average {load_before} before and {} after", load()?))
+    }
+}
+
+/// The load average of the last minute.
+fn load() -> Result<String> {
+    let text = files::read(Path::new("/proc/loadavg"))?;
+    Ok(text.split_whitespace().next().unwrap_or("?").to_owned())
+}
+
+/// Applies a tuning for the time of a measurement; it is deleted however that ends.
+fn with_tuning<T>(cluster: &Cluster, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let result = work();
+    cluster.kubectl(&["delete", "tcpclosetuning", name, "--ignore-not-found"])?;
+    result
+}
