@@ -21,3 +21,26 @@ pub use tuning::{TcpCloseTuning, TcpCloseTuningSpec, TcpCloseTuningStatus};
 pub const GROUP: &str = "tcpclose.dev";
 /// The one version of both resources.
 pub const VERSION: &str = "v1alpha1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_stored_by_v0_1_0_are_read_and_nothing_is_lost() {
+        let kept: serde_json::Value =
+            serde_json::from_str(include_str!("../../lab/fixtures/v0.1.0/objects.json")).unwrap();
+        let items = kept["items"].as_array().unwrap();
+        assert_eq!(items.len(), 6);
+        for item in items {
+            let again = match item["kind"].as_str().unwrap() {
+                "TcpCloseTuning" => {
+                    serde_json::to_value(serde_json::from_value::<TcpCloseTuning>(item.clone()).unwrap())
+                }
+                _ => serde_json::to_value(serde_json::from_value::<TcpCloseNode>(item.clone()).unwrap()),
+            }
+            .unwrap();
+            assert_eq!((&again["spec"], &again["status"]), (&item["spec"], &item["status"]));
+        }
+    }
+}

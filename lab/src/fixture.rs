@@ -46,7 +46,7 @@ pub(crate) fn keep() -> Result<()> {
 fn keep_state(cluster: &Cluster, folder: &Path) -> Result<()> {
     let journal = files::read(&cluster.node(NODE)?.path("/var/lib/tcp-close-tuning/journal"))?;
     write(&folder.join("journal"), &journal)?;
-    let objects = cluster.kubectl(&["get", "tct,tcn", "--output", "json", "--show-managed-fields"])?;
+    let objects = cluster.kubectl(&["get", "tct,tcn", "--output", "json"])?;
     // The kernel's own version is part of the status; how its builder calls it is nobody's business.
     let release = files::read(Path::new("/proc/sys/kernel/osrelease"))?;
     let version = release.trim().split('-').next().unwrap_or_default();

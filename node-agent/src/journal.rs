@@ -308,6 +308,17 @@ mod tests {
     }
 
     #[test]
+    fn the_journal_of_v0_1_0_is_read() {
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lab/fixtures/v0.1.0/journal");
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(&kept, dir.path().join(FILE)).unwrap();
+        let contents = read(&kept).unwrap().unwrap();
+        let journal = Journal::open(dir.path(), &contents.life).unwrap();
+        let record = Record { baseline: 60, confirmed: Some(30), intended: None };
+        assert_eq!(journal.records()[&Sysctl::FinTimeout], record);
+    }
+
+    #[test]
     fn a_journal_of_another_life_is_history() {
         let dir = tempfile::tempdir().unwrap();
         written(dir.path());
