@@ -30,7 +30,7 @@ pub enum Error {
     /// It is not what was saved.
     #[error(
         "{path}: the journal is damaged ({why}), so nothing is written to the kernel. What the kernel held before is in \
-             this node's TcpCloseNode status; once the file is moved away, what the kernel holds now becomes the baseline"
+             this node's TcpCloseNode status, and is taken from there once the file is moved away"
     )]
     Damaged {
         /// Which file.
@@ -98,6 +98,8 @@ pub struct Journal {
     order: Option<OrderMark>,
     records: Records,
     found: bool,
+    /// Whether an order was accepted since the last save.
+    unsaved: bool,
 }
 
 impl Journal {
@@ -117,6 +119,7 @@ impl Journal {
             order: None,
             records: Records::new(),
             found: contents.is_some(),
+            unsaved: false,
         };
         if let Some(contents) = contents {
             journal.records = decode(&dir.join(FILE), &contents)?;
@@ -140,30 +143,29 @@ impl Journal {
         self.order.as_ref().is_none_or(|last| last.uid != order.uid || last.generation <= order.generation)
     }
 
-    /// Changes the records and saves them; they are on disk when this returns. Saves nothing where nothing changes.
+    /// Changes the records and saves them, with the order that was accepted; they are on disk when this returns. Saves
+    /// nothing where nothing changes.
     ///
     /// # Errors
     /// Where it cannot be saved: then nothing has changed.
     pub fn update(&mut self, change: impl FnOnce(&mut Records)) -> Result<(), Error> {
         let mut records = self.records.clone();
         change(&mut records);
-        if records != self.records {
+        if records != self.records || self.unsaved {
             self.save(&records, self.order.as_ref())?;
             self.records = records;
+            self.unsaved = false;
         }
         Ok(())
     }
 
-    /// Notes that an order was accepted.
-    ///
-    /// # Errors
-    /// Where it cannot be saved.
-    pub fn note_order(&mut self, order: &OrderMark) -> Result<(), Error> {
+    /// Notes that an order was accepted. It is saved with the next update, which comes before the first write to the
+    /// kernel: an order that a crash makes forgotten has done nothing, and each save costs two fsyncs.
+    pub fn note_order(&mut self, order: &OrderMark) {
         if self.order.as_ref() != Some(order) {
-            self.save(&self.records, Some(order))?;
             self.order = Some(order.clone());
+            self.unsaved = true;
         }
-        Ok(())
     }
 
     /// Writes a new file, and puts it in the old one's place when it is on disk.
@@ -279,8 +281,8 @@ mod tests {
     fn written(dir: &Path) {
         let mut journal = Journal::open(dir, LIFE).unwrap();
         let record = Record { baseline: 60, confirmed: Some(30), intended: None };
+        journal.note_order(&mark("u", 4));
         journal.update(|records| records.extend([(Sysctl::FinTimeout, record)])).unwrap();
-        journal.note_order(&mark("u", 4)).unwrap();
     }
 
     fn mark(uid: &str, generation: i64) -> OrderMark {
@@ -377,5 +379,16 @@ mod tests {
         let before = journal.records().clone();
         assert!(matches!(journal.update(Records::clear), Err(Error::Io { act: "saved", .. })));
         assert_eq!(journal.records(), &before);
+    }
+
+    #[test]
+    fn an_order_is_saved_with_the_next_update_even_where_no_record_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        written(dir.path());
+        let mut journal = Journal::open(dir.path(), LIFE).unwrap();
+        journal.note_order(&mark("u", 5));
+        journal.update(|_| ()).unwrap();
+        drop(journal);
+        assert!(!Journal::open(dir.path(), LIFE).unwrap().accepts(&mark("u", 4)));
     }
 }

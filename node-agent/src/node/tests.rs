@@ -262,7 +262,7 @@ fn a_transaction_that_failed_is_tried_again_after_a_while_not_at_once() {
     let machine = Machine::new(&[FIN_TIMEOUT]);
     let mut node = machine.node();
     let order = order(1, &json!([set(Sysctl::FinTimeout, 30)]));
-    node.journal().unwrap().note_order(&order.mark).unwrap();
+    node.journal().unwrap().note_order(&order.mark);
     let in_the_way = machine.state().join("journal.new");
     fs::create_dir(&in_the_way).unwrap();
     assert_eq!(states(&machine.turn(&mut node, &order)), [State::Failed]);
