@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn releases_of_distributions_are_read() {
         for (release, version) in [
-            ("6.18.44-fc-v669\n", (6, 18)),
+            ("6.18.44-cloud-amd64\n", (6, 18)),
             ("5.15.0-1051-azure", (5, 15)),
             ("3.10.0-1160.el7.x86_64", (3, 10)),
             ("4.4-rc1", (4, 4)),
