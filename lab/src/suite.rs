@@ -27,6 +27,7 @@ mod explain;
 mod faults;
 mod helm;
 mod inputs;
+mod leader;
 mod orders;
 mod privilege;
 mod rights;
@@ -43,7 +44,8 @@ const TESTS: &[&[Test]] = &[
     faults::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
-const LONG_TESTS: &[&[Test]] = &[helm::LONG_TESTS, faults::LONG_TESTS, benches::LONG_TESTS];
+const LONG_TESTS: &[&[Test]] =
+    &[leader::LONG_TESTS, helm::LONG_TESTS, faults::LONG_TESTS, benches::LONG_TESTS];
 
 /// A sentence about behaviour, and the function that finds out whether it is true.
 pub struct Test {

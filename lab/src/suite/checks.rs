@@ -30,7 +30,7 @@ pub(super) fn fast_layer(checkout: &Checkout) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Adds up the lines `test result: ok. 41 passed; 0 failed; ...`.
+/// Adds up the lines `test result: ok. 41 passed; 0 failed; 0 ignored; ...`. A test that is skipped has failed.
 fn results(text: &str) -> Tally {
     let mut tally = Tally::default();
     for line in text.lines().filter_map(|line| line.strip_prefix("test result: ")) {
@@ -39,7 +39,8 @@ fn results(text: &str) -> Tally {
             let position = words.iter().position(|word| *word == name)?;
             words.get(position.checked_sub(1)?)?.parse().ok()
         };
-        tally.add(Tally { passed: count("passed;").unwrap_or(0), failed: count("failed;").unwrap_or(0) });
+        let failed = count("failed;").unwrap_or(0) + count("ignored;").unwrap_or(0);
+        tally.add(Tally { passed: count("passed;").unwrap_or(0), failed });
     }
     tally
 }
@@ -83,9 +84,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_of_all_binaries_are_added_up() {
+    fn results_of_all_binaries_are_added_up_and_a_skipped_test_has_failed() {
         let text = "running 2 tests\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured\n\n\
-                    test result: FAILED. 40 passed; 1 failed; 0 ignored; 0 measured\n";
-        assert_eq!(results(text), Tally { passed: 42, failed: 1 });
+                    test result: FAILED. 40 passed; 1 failed; 1 ignored; 0 measured\n";
+        assert_eq!(results(text), Tally { passed: 42, failed: 2 });
     }
 }

@@ -20,6 +20,7 @@ use crate::{
 pub(super) const TESTS: &[Test] = &[
     Test { name: "helm_waits_until_a_tuning_is_in_force", run: good_release },
     Test { name: "helm_fails_with_our_words_when_a_tuning_is_refused", run: refused_release },
+    Test { name: "a_misspelt_value_of_the_chart_is_refused_by_its_name", run: misspelt_value },
     Test { name: "kstatus_judges_every_situation_as_flux_would", run: kstatus },
 ];
 
@@ -55,6 +56,17 @@ fn release(suite: &Suite, verb: &str, values: &str) -> (Result<String>, Duration
     let start = Instant::now();
     let arguments = [verb, TUNINGS, &chart, "--wait", "--timeout", &timeout, "--set-json", values];
     (suite.cluster.helm(&arguments), start.elapsed())
+}
+
+fn misspelt_value(suite: &Suite) -> Outcome {
+    let chart = suite.cluster.checkout().root().join("charts/tcp-close-tuning").display().to_string();
+    match suite.cluster.helm(&["template", &chart, "--set", "agent.tolerationz=1"]) {
+        Err(Error::Failed { output, .. }) => {
+            ensure(output.contains("'tolerationz' not allowed"), || output.clone())
+        }
+        Err(other) => Err(other.into()),
+        Ok(_) => Err(Failure("it was accepted".into())),
+    }
 }
 
 /// The next test installs it anew, however this one ends.

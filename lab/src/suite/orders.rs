@@ -30,8 +30,17 @@ pub(super) fn all_hold(suite: &Suite, key: &str, value: &str) -> Outcome {
 }
 
 pub(super) fn wait_until_all_hold(suite: &Suite, key: &str, value: &str) -> Result<Duration, Failure> {
+    wait_until_all_hold_within(suite, key, value, SOON)
+}
+
+pub(super) fn wait_until_all_hold_within(
+    suite: &Suite,
+    key: &str,
+    value: &str,
+    deadline: Duration,
+) -> Result<Duration, Failure> {
     let what = format!("{key} is {value} on every node");
-    Ok(poll_until(&what, SOON, || {
+    Ok(poll_until(&what, deadline, || {
         let values =
             suite.values(key).map_err(|Failure(why)| crate::Error::Unclear { what: key.into(), why })?;
         Ok(Seen::when(values.iter().all(|live| live == value), || format!("{values:?}")))

@@ -245,6 +245,34 @@ fn a_refused_key_is_not_written_and_its_rule_is_named() {
 }
 
 #[test]
+fn on_an_old_kernel_tw_recycle_is_refused_behind_nat_and_written_only_where_nothing_speaks_against_it() {
+    // What the connection tracker of a 4.4 node shows: first a plain connection, then one that is masqueraded.
+    let plain = "tcp 6 src=10.0.0.1 dst=10.0.0.2 sport=4 dport=80 src=10.0.0.2 dst=10.0.0.1 sport=80 dport=4";
+    let masqueraded =
+        "tcp 6 src=10.9.9.9 dst=10.0.0.2 sport=4 dport=80 src=10.0.0.2 dst=10.0.0.1 sport=80 dport=4";
+    let mut entry = set(Sysctl::TwRecycle, 1);
+    entry["clientsBehindNat"] = "Never".into();
+    let order = order(1, &json!([entry]));
+    for (conntrack, rule, live) in [
+        (Some(masqueraded), Some("tw-recycle-nat-seen"), 0),
+        (None, Some("tw-recycle-nat-unknown"), 0),
+        (Some(plain), None, 1),
+    ] {
+        let machine = Machine::new(&[(Sysctl::TwRecycle, "0\n")]);
+        fs::write(machine.dir.path().join("sys/kernel/osrelease"), "4.4.0-31-generic\n").unwrap();
+        if let Some(lines) = conntrack {
+            fs::write(machine.dir.path().join("self/net/nf_conntrack"), lines).unwrap();
+        }
+        let turn = machine.turn(&mut machine.node(), &order);
+        assert_eq!(
+            (turn.findings[0].rule, machine.live(Sysctl::TwRecycle)),
+            (rule, Some(live)),
+            "{conntrack:?}"
+        );
+    }
+}
+
+#[test]
 fn a_tuning_that_observes_writes_nothing_and_says_what_it_would_do() {
     let machine = Machine::new(&[FIN_TIMEOUT]);
     let observe = json!([{
