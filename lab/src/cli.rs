@@ -100,6 +100,8 @@ impl Arguments {
     pub fn run(self) -> ExitCode {
         match self.carry_out() {
             Ok(()) => ExitCode::SUCCESS,
+            // The last line of the tests has said it.
+            Err(Error::TestsFailed { .. }) => ExitCode::FAILURE,
             Err(error) => {
                 eprintln!("lab: {}", chain(&error));
                 ExitCode::FAILURE

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::io::Errno;
+
 use super::{Machine, with_tuning};
 use crate::{
     cluster::Cluster,
@@ -149,15 +151,25 @@ fn field(text: &str, name: &str) -> Option<u64> {
 fn cpu(process: Process) -> Result<Duration> {
     let tasks = file(process, "task");
     let times = files::list(&tasks)?.into_iter().map(|task| {
-        let text = files::read(&tasks.join(task).join("schedstat"))?;
-        Ok(text.split_whitespace().next().and_then(|time| time.parse().ok()).unwrap_or(0))
+        let path = tasks.join(task).join("schedstat");
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.split_whitespace().next().and_then(|time| time.parse().ok()).unwrap_or(0)),
+            // A thread that has ended since the folder was listed; where the process has, there are none at all.
+            Err(error) if is_gone(&error) => Ok(0),
+            Err(error) => Err(Error::file("read", path)(error)),
+        }
     });
     times.sum::<Result<u64>>().map(Duration::from_nanos)
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::{Seen, poll_until};
 
     #[test]
     fn a_field_is_found_by_its_whole_name() {
@@ -171,6 +183,8 @@ mod tests {
     #[test]
     fn a_process_that_works_has_cpu_time() {
         let own = Process::of_pid(std::process::id()).unwrap();
-        assert!(cpu(own).unwrap() > Duration::ZERO);
+        // The scheduler accounts for a thread that has just started a tick later.
+        let accounted = || Ok(Seen::when(cpu(own)? > Duration::ZERO, || "no time".into()));
+        poll_until("this process has taken time", Duration::from_secs(10), accounted).unwrap();
     }
 }

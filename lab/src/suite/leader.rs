@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use super::{Failure, Outcome, Suite, Test, everywhere, orders::wait_until_all_hold_within};
 use crate::{
     error::Result,
     install::NAMESPACE,
+    process::Process,
     report::{Seen, poll_until},
 };
 
@@ -24,11 +27,25 @@ const TAKEN_OVER: Duration = Duration::from_secs(60);
 const SCALED: &str = "--timeout=90s";
 
 fn handed_over(suite: &Suite) -> Outcome {
-    with_a_standby(suite, || change_leader(suite, "--grace-period=30", HANDED_OVER))
+    with_a_standby(suite, || {
+        change_leader(suite, HANDED_OVER, |leader, change| {
+            suite.cluster.kubectl(&["delete", "pod", leader, "--namespace", NAMESPACE, "--wait=false"])?;
+            change()
+        })
+    })
 }
 
+/// Its kubelet is frozen meanwhile: started anew under its old name it would find the lease its own.
 fn taken_over(suite: &Suite) -> Outcome {
-    with_a_standby(suite, || change_leader(suite, "--grace-period=0", TAKEN_OVER))
+    with_a_standby(suite, || {
+        change_leader(suite, TAKEN_OVER, |leader, change| {
+            let (kubelet, operator) = process_of(suite, leader)?;
+            kubelet.signal(Signal::STOP)?;
+            let outcome = operator.kill().map_err(Failure::from).and_then(|()| change());
+            kubelet.signal(Signal::CONT)?;
+            outcome
+        })
+    })
 }
 
 fn with_a_standby(suite: &Suite, work: impl FnOnce() -> Outcome) -> Outcome {
@@ -38,31 +55,42 @@ fn with_a_standby(suite: &Suite, work: impl FnOnce() -> Outcome) -> Outcome {
     outcome
 }
 
-/// Ends the leader's pod, and waits until a change that is made then is in force: by the word of another leader.
-fn change_leader(suite: &Suite, grace: &str, deadline: Duration) -> Outcome {
+/// Ends the leader in some way, and waits until a change that is made then is in force: by the word of another leader.
+fn change_leader(
+    suite: &Suite,
+    deadline: Duration,
+    end: impl FnOnce(&str, &dyn Fn() -> Outcome) -> Outcome,
+) -> Outcome {
     suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 30"]))?;
     suite.wait_until_applied("web")?;
     let leader = leader(suite)?;
-    let force = if grace == "--grace-period=0" { "--force=true" } else { "--force=false" };
-    suite.cluster.kubectl(&[
-        "delete",
-        "pod",
-        &leader,
-        "--namespace",
-        NAMESPACE,
-        "--wait=false",
-        grace,
-        force,
-    ])?;
     let start = Instant::now();
-    suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 20"]))?;
-    poll_until("another operator leads", deadline, || {
-        let now = self::leader(suite)?;
-        Ok(Seen::when(now != leader && !now.is_empty(), || format!("{now:?} leads")))
+    end(&leader, &|| {
+        suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 20"]))?;
+        poll_until("another operator leads", deadline, || {
+            let now = self::leader(suite)?;
+            Ok(Seen::when(now != leader && !now.is_empty(), || format!("{now:?} leads")))
+        })?;
+        wait_until_all_hold_within(suite, FIN_TIMEOUT, "20", deadline).map(drop)
     })?;
-    wait_until_all_hold_within(suite, FIN_TIMEOUT, "20", deadline)?;
-    println!("    the change is in force {:.1} s after the leader ended", start.elapsed().as_secs_f64());
+    println!("    the change was in force {:.1} s after the leader ended", start.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The kubelet that looks after a pod of the operator, and the operator's process.
+fn process_of(suite: &Suite, pod: &str) -> Result<(Process, Process), Failure> {
+    let name = format!("POD_NAME={pod}");
+    for node in suite.cluster.nodes() {
+        for operator in node.processes("tcpclose-operator")? {
+            let environment = std::fs::read(format!("/proc/{}/environ", operator.pid)).unwrap_or_default();
+            if environment.split(|byte| *byte == 0).any(|variable| variable == name.as_bytes()) {
+                let kubelet = node.processes("kubelet")?.first().copied();
+                let missing = || Failure(format!("no kubelet runs on {}", node.name));
+                return Ok((kubelet.ok_or_else(missing)?, operator));
+            }
+        }
+    }
+    Err(Failure(format!("no process belongs to the pod {pod}")))
 }
 
 /// The name of the pod that holds the lease.
