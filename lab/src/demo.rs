@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
+use tcp_close::sockets::SocketCounts;
 
 use crate::{
     clear::down,
@@ -19,7 +20,7 @@ use crate::{
     node::Node,
     process,
     report::{Seen, poll_until, wait_until},
-    sockets::{Listed, listed},
+    sockets::listed,
     traffic::{self, Held},
     up::{NODES, up},
 };
@@ -274,7 +275,7 @@ fn live(node: &Value, key: &str) -> String {
     known.and_then(|sysctl| sysctl["live"].as_i64()).map_or("not ordered".into(), |value| value.to_string())
 }
 
-fn named(listed: &Listed) -> [(&'static str, u64); 7] {
+fn named(listed: &SocketCounts) -> [(&'static str, u64); 7] {
     [
         ("timeWait", listed.time_wait),
         ("orphans", listed.orphans),

@@ -1,31 +1,15 @@
-//! Closing sockets as an independent witness counts them: `ss` for the states, `/proc/net/sockstat` for the machine.
+//! Closing sockets as an independent witness counts them: `ss` for the states, `/proc/net/sockstat` for the machine. Only the
+//! type of the result is the product's.
+
+use tcp_close::sockets::SocketCounts;
 
 use crate::{
     error::{Error, Result},
     node::Node,
 };
 
-/// What a witness counts, under the names of a status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Listed {
-    /// `timeWait`
-    pub time_wait: u64,
-    /// `finWait1`
-    pub fin_wait1: u64,
-    /// `finWait2`
-    pub fin_wait2: u64,
-    /// `closing`
-    pub closing: u64,
-    /// `closeWait`
-    pub close_wait: u64,
-    /// `lastAck`
-    pub last_ack: u64,
-    /// `orphans`
-    pub orphans: u64,
-}
-
 /// Counts what `ss` lists in the node's network namespace.
-pub fn listed(node: &Node) -> Result<Listed> {
+pub fn listed(node: &Node) -> Result<SocketCounts> {
     let output = node.exec(
         "ss",
         &["--tcp", "--all", "--numeric", "--no-header", "--oneline", "--extended", "--options"],
@@ -46,8 +30,8 @@ pub fn machine_orphans(node: &Node) -> Result<u64> {
     words.next().and_then(|word| word.parse().ok()).ok_or_else(unclear)
 }
 
-fn count(text: &str) -> Listed {
-    let mut listed = Listed::default();
+fn count(text: &str) -> SocketCounts {
+    let mut listed = SocketCounts::default();
     for line in text.lines() {
         // ss prints no inode for a socket that has none, and no owner for a mini-socket.
         let owned = line.split_ascii_whitespace().any(|word| word.starts_with("ino:") && word != "ino:0");
@@ -85,13 +69,13 @@ ESTAB 0 0 10.9.0.2:33005 10.9.0.3:80 ino:9 sk:6
 
     #[test]
     fn orphans_are_full_sockets_that_close_without_an_owner() {
-        let expected = Listed {
+        let expected = SocketCounts {
             time_wait: 1,
             fin_wait2: 2,
             fin_wait1: 1,
             close_wait: 1,
             orphans: 1,
-            ..Listed::default()
+            ..SocketCounts::default()
         };
         assert_eq!(count(LINES), expected);
     }

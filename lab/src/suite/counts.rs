@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use tcp_close::sockets::SocketCounts;
 
 use super::{Failure, Outcome, Suite, Test};
 use crate::{
     node::Node,
     report::{Seen, poll_until},
-    sockets::{Listed, listed, machine_orphans},
+    sockets::{listed, machine_orphans},
     traffic,
 };
 
@@ -24,10 +25,10 @@ pub(super) const TESTS: &[Test] = &[
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The counts of a status, under the names of a witness.
-fn reported(status: &Value) -> Option<(Listed, u64)> {
+fn reported(status: &Value) -> Option<(SocketCounts, u64)> {
     let sockets = &status["status"]["sockets"];
     let count = |name: &str| sockets[name].as_u64();
-    let listed = Listed {
+    let listed = SocketCounts {
         time_wait: count("timeWait")?,
         fin_wait1: count("finWait1")?,
         fin_wait2: count("finWait2")?,
@@ -41,7 +42,7 @@ fn reported(status: &Value) -> Option<(Listed, u64)> {
 
 /// Waits until a node reports exactly what the witnesses see before and after the report is read, and what the test made
 /// is in it.
-fn is_exact(suite: &Suite, node: &Node, made: impl Fn(&Listed) -> bool) -> Outcome {
+fn is_exact(suite: &Suite, node: &Node, made: impl Fn(&SocketCounts) -> bool) -> Outcome {
     let what = format!("{} reports what ss and sockstat say", node.name);
     let took = poll_until(&what, DEADLINE, || {
         let before = (listed(node)?, machine_orphans(node)?);
