@@ -78,7 +78,7 @@ const INT: RangeInclusive<i64> = i32::MIN as i64..=i32::MAX as i64;
 const INT_MAX: i64 = i32::MAX as i64;
 const U8: RangeInclusive<i64> = 0..=255;
 /// Seconds are kept as ticks in an int, so the largest is INT_MAX / HZ; at HZ=1000, the smallest such bound, this.
-const SECONDS_MAX: i64 = i32::MAX as i64 / 1000;
+pub(crate) const SECONDS_MAX: i64 = i32::MAX as i64 / 1000;
 const ANY_VERSION: Option<KernelVersion> = None;
 /// The largest default of [`DefaultValue::HalfOfHashTable`].
 const HALF_OF_HASH_TABLE_MAX: i64 = 262_144;

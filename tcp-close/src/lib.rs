@@ -5,6 +5,7 @@
 //! but the numbers, and the agent, the operator and the generated schema share one source for each fact.
 
 pub mod catalogue;
+pub mod contention;
 pub mod judge;
 pub mod kernel;
 pub mod order;

@@ -2,7 +2,7 @@
 //!
 //! A key without an entry is not touched. Absence is never an order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Sysctl;
 
@@ -14,6 +14,16 @@ pub enum ClientsBehindNat {
     Unknown,
     /// The user declares that no client is behind NAT.
     Never,
+}
+
+/// What becomes of a value that another program has changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriftPolicy {
+    /// It is put right.
+    #[default]
+    Correct,
+    /// It is left alone and reported.
+    Report,
 }
 
 /// What is to become of one key.
@@ -36,8 +46,36 @@ pub struct Entry {
     pub action: Action,
     /// The name of the tuning that ordered it. Entries of one tuning stand or fall together.
     pub tuning: String,
+    /// The priority of that tuning. Where entries of two tunings break a rule together, the lower one is refused.
+    pub priority: i32,
     /// What that tuning's author says about NAT.
     pub clients_behind_nat: ClientsBehindNat,
+    /// The ids of cautions that its author accepts.
+    pub acknowledged: BTreeSet<String>,
+    /// What becomes of a value that another program has changed.
+    pub drift_policy: DriftPolicy,
+}
+
+impl Entry {
+    /// The order to do this, by a tuning that says nothing else.
+    pub fn new(action: Action, tuning: impl Into<String>) -> Self {
+        Self {
+            action,
+            tuning: tuning.into(),
+            priority: 0,
+            clients_behind_nat: ClientsBehindNat::Unknown,
+            acknowledged: BTreeSet::new(),
+            drift_policy: DriftPolicy::Correct,
+        }
+    }
+
+    /// The value that it is to have.
+    pub fn value(&self) -> Option<i64> {
+        match self.action {
+            Action::Set(value) => Some(value),
+            Action::Hold(_) | Action::Restore | Action::Release => None,
+        }
+    }
 }
 
 /// All entries of a node.

@@ -3,14 +3,14 @@
 //! A plan is a value, made before the first write. Carrying it out makes no choices. Its spoken form is what logs and
 //! tests compare: `net.ipv4.tcp_fin_timeout 60 -> 30`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::Sysctl;
-use crate::judge::{Verdict, judge, units};
+use crate::judge::{Judgements, Verdict, judge, units};
 use crate::kernel::NodeFacts;
-use crate::order::{Action, Entries, Reading, Readings, Record, Records};
-use crate::rule::Refusal;
+use crate::order::{Action, DriftPolicy, Entries, Entry, Reading, Readings, Record, Records};
+use crate::rule::{Refusal, Remark};
 
 /// Why a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,18 @@ pub enum Outcome {
     Write(Write),
     /// It holds what was ordered.
     InForce,
+    /// It holds what was ordered, and a rule would refuse that now. It stays.
+    AtRisk(Refusal),
+    /// Another program has changed it, and the tuning wants that reported, not put right.
+    Drifted {
+        /// What it holds.
+        live: i64,
+    },
+    /// Another program keeps changing it. It is left alone for a while.
+    Contended {
+        /// What it holds.
+        live: i64,
+    },
     /// A rule forbids it.
     Refused(Refusal),
     /// A key that it stands or falls with was refused.
@@ -77,6 +89,8 @@ pub enum Outcome {
 pub struct Plan {
     /// Key by key.
     pub outcomes: BTreeMap<Sysctl, Outcome>,
+    /// What else the rules say, key by key: notes, acknowledged cautions, what could not be judged.
+    pub remarks: BTreeMap<Sysctl, Vec<Remark>>,
 }
 
 impl Plan {
@@ -127,16 +141,25 @@ fn rank(write: &Write) -> u8 {
     }
 }
 
-/// Makes the plan for a node.
-pub fn plan(entries: &Entries, live: &Readings, records: &Records, facts: &NodeFacts) -> Plan {
-    let verdicts = judge(entries, live, facts);
+/// Makes the plan for a node. `resting` are keys that another program fights for, and that are left alone for a while.
+pub fn plan(
+    entries: &Entries,
+    live: &Readings,
+    records: &Records,
+    facts: &NodeFacts,
+    resting: &BTreeSet<Sysctl>,
+) -> Plan {
+    let judgements = judge(entries, live, facts);
     let outcomes = entries
         .iter()
         .map(|(&sysctl, entry)| {
             let reading = live.get(&sysctl).unwrap_or(&Reading::Absent);
             let record = records.get(&sysctl);
             let outcome = match entry.action {
-                Action::Set(value) => plan_set(sysctl, value, reading, record, verdicts.get(&sysctl)),
+                Action::Set(value) => {
+                    let set = plan_set(sysctl, value, reading, record, &judgements);
+                    leave_alone(set, entry, resting.contains(&sysctl))
+                }
                 Action::Hold(_) => Outcome::Held,
                 Action::Restore => plan_restore(sysctl, reading, record),
                 Action::Release => Outcome::Released,
@@ -144,7 +167,8 @@ pub fn plan(entries: &Entries, live: &Readings, records: &Records, facts: &NodeF
             (sysctl, outcome)
         })
         .collect();
-    Plan { outcomes }
+    let remarks = judgements.into_iter().map(|(sysctl, judgement)| (sysctl, judgement.remarks));
+    Plan { outcomes, remarks: remarks.filter(|(_, remarks)| !remarks.is_empty()).collect() }
 }
 
 fn plan_set(
@@ -152,10 +176,11 @@ fn plan_set(
     value: i64,
     reading: &Reading,
     record: Option<&Record>,
-    verdict: Option<&Verdict>,
+    judgements: &Judgements,
 ) -> Outcome {
-    match (verdict, reading) {
+    match (judgements.get(&sysctl).map(|judgement| &judgement.verdict), reading) {
         (Some(Verdict::Refused(refusal)), _) => Outcome::Refused(refusal.clone()),
+        (Some(Verdict::AtRisk(refusal)), _) => Outcome::AtRisk(refusal.clone()),
         (Some(Verdict::Unsupported(why)), _) => Outcome::Unsupported(why.clone()),
         (_, Reading::Unreadable(why)) => Outcome::Unreadable(why.clone()),
         // Only `tcp_tw_recycle = 0` is allowed where the file is absent.
@@ -167,6 +192,18 @@ fn plan_set(
             let cause = if drifted { Cause::Drifted } else { Cause::Ordered };
             Outcome::Write(Write { sysctl, from: *live, to: value, cause })
         }
+    }
+}
+
+/// What another program has changed is not always put right.
+fn leave_alone(outcome: Outcome, entry: &Entry, resting: bool) -> Outcome {
+    match outcome {
+        Outcome::Write(Write { cause: Cause::Drifted, from: live, .. }) => match entry.drift_policy {
+            DriftPolicy::Report => Outcome::Drifted { live },
+            DriftPolicy::Correct if resting => Outcome::Contended { live },
+            DriftPolicy::Correct => outcome,
+        },
+        other => other,
     }
 }
 
@@ -188,21 +225,18 @@ fn plan_restore(sysctl: Sysctl, reading: &Reading, record: Option<&Record>) -> O
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{KernelVersion, Nat};
-    use crate::order::{ClientsBehindNat, Entry};
+    use crate::kernel::KernelVersion;
 
     fn facts() -> NodeFacts {
-        NodeFacts {
-            kernel: Some(KernelVersion::new(6, 18)),
-            first_namespace: true,
-            nat: Nat::Unknown("nobody looked".into()),
-        }
+        NodeFacts { kernel: Some(KernelVersion::new(6, 18)), first_namespace: true, ..NodeFacts::unknown() }
     }
 
     fn entries(actions: &[(Sysctl, Action)]) -> Entries {
-        let entry =
-            |action| Entry { action, tuning: "web".into(), clients_behind_nat: ClientsBehindNat::Unknown };
-        actions.iter().map(|&(sysctl, action)| (sysctl, entry(action))).collect()
+        actions.iter().map(|&(sysctl, action)| (sysctl, Entry::new(action, "web"))).collect()
+    }
+
+    fn make(entries: &Entries, live: &Readings, records: &Records) -> Plan {
+        plan(entries, live, records, &facts(), &BTreeSet::new())
     }
 
     fn live(values: &[(Sysctl, i64)]) -> Readings {
@@ -214,22 +248,17 @@ mod tests {
     }
 
     fn fin_timeout(action: Action, value: i64, records: &Records) -> Outcome {
-        let plan = plan(
-            &entries(&[(Sysctl::FinTimeout, action)]),
-            &live(&[(Sysctl::FinTimeout, value)]),
-            records,
-            &facts(),
-        );
+        let plan =
+            make(&entries(&[(Sysctl::FinTimeout, action)]), &live(&[(Sysctl::FinTimeout, value)]), records);
         plan.outcomes[&Sysctl::FinTimeout].clone()
     }
 
     #[test]
     fn a_plan_has_a_spoken_form() {
-        let plan = plan(
+        let plan = make(
             &entries(&[(Sysctl::FinTimeout, Action::Set(30)), (Sysctl::OrphanRetries, Action::Set(0))]),
             &live(&[(Sysctl::FinTimeout, 60), (Sysctl::OrphanRetries, 0)]),
             &Records::new(),
-            &facts(),
         );
         assert_eq!(plan.spoken(), ["net.ipv4.tcp_fin_timeout 60 -> 30"]);
         assert_eq!(plan.outcomes[&Sysctl::OrphanRetries], Outcome::InForce);
@@ -237,23 +266,21 @@ mod tests {
 
     #[test]
     fn timestamps_come_before_reuse_on_the_way_up() {
-        let plan = plan(
+        let plan = make(
             &entries(&[(Sysctl::TwReuse, Action::Set(1)), (Sysctl::Timestamps, Action::Set(1))]),
             &live(&[(Sysctl::TwReuse, 0), (Sysctl::Timestamps, 0)]),
             &Records::new(),
-            &facts(),
         );
         assert_eq!(plan.spoken(), ["net.ipv4.tcp_timestamps 0 -> 1", "net.ipv4.tcp_tw_reuse 0 -> 1"]);
     }
 
     #[test]
     fn reuse_comes_before_timestamps_on_the_way_down() {
-        let plan = plan(
-            &entries(&[(Sysctl::TwReuse, Action::Set(0)), (Sysctl::Timestamps, Action::Set(0))]),
-            &live(&[(Sysctl::TwReuse, 1), (Sysctl::Timestamps, 1)]),
-            &Records::new(),
-            &facts(),
-        );
+        let mut entries = entries(&[(Sysctl::TwReuse, Action::Set(0)), (Sysctl::Timestamps, Action::Set(0))]);
+        for entry in entries.values_mut() {
+            entry.acknowledged.insert("timestamps-off".into());
+        }
+        let plan = make(&entries, &live(&[(Sysctl::TwReuse, 1), (Sysctl::Timestamps, 1)]), &Records::new());
         assert_eq!(plan.spoken(), ["net.ipv4.tcp_tw_reuse 1 -> 0", "net.ipv4.tcp_timestamps 1 -> 0"]);
     }
 
@@ -299,8 +326,7 @@ mod tests {
 
     #[test]
     fn a_key_without_an_entry_is_not_in_the_plan() {
-        let plan =
-            plan(&Entries::new(), &live(&[(Sysctl::FinTimeout, 60)]), &record(60, Some(30), None), &facts());
+        let plan = make(&Entries::new(), &live(&[(Sysctl::FinTimeout, 60)]), &record(60, Some(30), None));
         assert_eq!(plan, Plan::default());
     }
 
@@ -315,7 +341,7 @@ mod tests {
             entry.tuning = "other".into();
         }
         let live = live(&[(Sysctl::FinTimeout, 60), (Sysctl::OrphanRetries, 0), (Sysctl::MaxTwBuckets, 9)]);
-        let plan = plan(&entries, &live, &Records::new(), &facts());
+        let plan = make(&entries, &live, &Records::new());
         let sizes: Vec<usize> = plan.transactions(&entries).iter().map(Vec::len).collect();
         assert_eq!(sizes, [1, 2]);
     }
@@ -323,12 +349,42 @@ mod tests {
     #[test]
     fn a_key_that_cannot_be_read_is_not_written() {
         let reading = Reading::Unreadable("permission denied".into());
-        let plan = plan(
+        let plan = make(
             &entries(&[(Sysctl::FinTimeout, Action::Set(30))]),
             &Readings::from([(Sysctl::FinTimeout, reading)]),
             &Records::new(),
-            &facts(),
         );
         assert_eq!(plan.outcomes[&Sysctl::FinTimeout], Outcome::Unreadable("permission denied".into()));
+    }
+
+    fn drifted(drift_policy: DriftPolicy, resting: &[Sysctl]) -> Outcome {
+        let mut entries = entries(&[(Sysctl::FinTimeout, Action::Set(30))]);
+        if let Some(entry) = entries.get_mut(&Sysctl::FinTimeout) {
+            entry.drift_policy = drift_policy;
+        }
+        let live = live(&[(Sysctl::FinTimeout, 45)]);
+        let resting = resting.iter().copied().collect();
+        let plan = plan(&entries, &live, &record(60, Some(30), None), &facts(), &resting);
+        plan.outcomes[&Sysctl::FinTimeout].clone()
+    }
+
+    #[test]
+    fn a_foreign_change_is_only_reported_where_the_tuning_wants_that() {
+        assert_eq!(drifted(DriftPolicy::Report, &[]), Outcome::Drifted { live: 45 });
+        assert!(matches!(drifted(DriftPolicy::Correct, &[]), Outcome::Write(_)));
+    }
+
+    #[test]
+    fn a_key_that_another_program_fights_for_is_left_alone() {
+        assert_eq!(drifted(DriftPolicy::Correct, &[Sysctl::FinTimeout]), Outcome::Contended { live: 45 });
+    }
+
+    #[test]
+    fn a_new_value_is_written_although_the_key_was_fought_for() {
+        let resting = BTreeSet::from([Sysctl::FinTimeout]);
+        let entries = entries(&[(Sysctl::FinTimeout, Action::Set(20))]);
+        let live = live(&[(Sysctl::FinTimeout, 45)]);
+        let plan = plan(&entries, &live, &record(60, Some(30), None), &facts(), &resting);
+        assert_eq!(plan.spoken(), ["net.ipv4.tcp_fin_timeout 45 -> 20"]);
     }
 }
