@@ -6,7 +6,7 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 use tcp_close::Sysctl;
 use tcp_close::catalogue::{DefaultValue, Facts, Unit};
-use tcp_close::rule;
+use tcp_close::rule::RULES;
 
 use crate::{TcpCloseNode, TcpCloseTuning};
 
@@ -60,9 +60,9 @@ pub fn tuning() -> Result<CustomResourceDefinition, Error> {
     let mut definition = serde_json::to_value(TcpCloseTuning::crd())?;
     finish(&mut definition);
     let spec = property(&mut definition, &["spec"]);
-    for rule in rule::object_rules() {
-        if let Some(cel) = rule.cel() {
-            validate(spec, &cel, rule.message, Some(&format!(".sysctls.{}", rule.sysctl.field())));
+    for rule in RULES {
+        if let (Some(cel), Some(sysctl)) = (rule.cel(), rule.sysctl) {
+            validate(spec, &cel, &rule.object_message(), Some(&format!(".sysctls.{}", sysctl.field())));
         }
     }
     let sysctls = property(&mut definition, &["spec", "sysctls"]);
@@ -169,6 +169,8 @@ fn validate(schema: &mut Map<String, Value>, rule: &str, message: &str, field_pa
 mod tests {
     use std::path::Path;
 
+    use tcp_close::rule::markdown;
+
     use super::*;
 
     fn generated() -> [(&'static str, String); 2] {
@@ -191,6 +193,13 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_page_of_rules_is_the_table() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rules.md");
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(committed == markdown::page(), "docs/rules.md is not the table: run `cargo run -p crds`");
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! Writes the generated definitions to where they are committed: `cargo run -p crds`.
+//! Writes what is generated to where it is committed: `cargo run -p crds`.
 
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 
 use crds::definition;
+use tcp_close::rule::markdown;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -17,5 +18,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         fs::write(chart.join(&name), &text)?;
         println!("{name}");
     }
+    let docs = here.join("../docs");
+    fs::create_dir_all(&docs)?;
+    fs::write(docs.join("rules.md"), markdown::page())?;
+    println!("docs/rules.md");
     Ok(())
 }

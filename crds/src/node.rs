@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
-use crate::tuning::{ClientsBehindNatWord, RemovalPolicy, Sysctls};
+use crate::tuning::{DriftPolicyName, RemovalPolicy, Safety, Sysctls};
 
 /// What the operator orders on one node, and what that node's agent reports. Written by programs only.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -83,9 +83,15 @@ pub struct SysctlEntry {
     pub value: Option<i64>,
     /// The tuning that orders it, or ordered it last.
     pub tuning: TuningReference,
-    /// What that tuning says of NAT.
+    /// The priority of that tuning, absent for 0. Where two entries break a rule together, the lower one is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clients_behind_nat: Option<ClientsBehindNatWord>,
+    pub priority: Option<i32>,
+    /// What that tuning says of safety.
+    #[serde(flatten)]
+    pub safety: Safety,
+    /// What becomes of a value that another program changes, absent for Correct.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift_policy: Option<DriftPolicyName>,
     /// What becomes of it when nothing orders it any longer.
     pub removal_policy: RemovalPolicy,
 }
@@ -126,9 +132,9 @@ pub struct ObservedTuning {
     pub tuning: TuningReference,
     /// What it would order.
     pub sysctls: Sysctls,
-    /// What it says of NAT.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clients_behind_nat: Option<ClientsBehindNatWord>,
+    /// What it says of safety.
+    #[serde(flatten)]
+    pub safety: Safety,
 }
 
 /// What the agent has found. Written by the agent of this node alone.
@@ -205,8 +211,8 @@ pub struct SysctlStatus {
     /// The sysctl, `net.ipv4.tcp_fin_timeout`.
     #[schemars(length(max = 64))]
     pub name: String,
-    /// How far its order is: Applied, Pending, Refused, Unsupported, Failed, Held, Restoring, Restored, RestoreSkipped,
-    /// Released, WouldChange, WouldRefuse. Newer agents may know others.
+    /// How far its order is: Applied, AtRisk, Pending, Refused, Unsupported, Drifted, Contended, Failed, Held, Restoring,
+    /// Restored, RestoreSkipped, Released, WouldChange, WouldRefuse. Newer agents may know others.
     #[schemars(length(max = 32))]
     pub state: String,
     /// What the kernel held when it was last read.
@@ -232,6 +238,9 @@ pub struct SysctlStatus {
     /// How often another program has changed it since the agent started, and was put right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drifts: Option<u32>,
+    /// When it did so first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drifts_since: Option<Time>,
     /// The id of the rule that forbids it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
@@ -240,6 +249,21 @@ pub struct SysctlStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub message: Option<String>,
+    /// What rules say of it that forbid nothing: notes, cautions that were acknowledged, what could not be judged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub remarks: Vec<Remark>,
+}
+
+/// What a rule says of a value without forbidding it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Remark {
+    /// The id of the rule.
+    #[schemars(length(max = 64))]
+    pub rule: String,
+    /// What a person should know.
+    #[schemars(length(max = 512))]
+    pub message: String,
 }
 
 /// What a tuning that only observes would do on this node.

@@ -4,12 +4,21 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::node::{ObservedTuning, SysctlEntry};
-use crate::tuning::TcpCloseTuningSpec;
+use crate::tuning::{DriftPolicyName, TcpCloseTuningSpec};
 
 /// The revision of a tuning: its sysctls, mode, safety and policies. Selector and priority are not part of it: they decide
 /// where it applies, not what.
 pub fn of_tuning(spec: &TcpCloseTuningSpec) -> String {
-    hash(&(&spec.sysctls, spec.mode, spec.clients_behind_nat(), spec.removal_policy()))
+    let safety = spec.safety();
+    let word = safety.clients_behind_nat.unwrap_or_default();
+    let first = (&spec.sysctls, spec.mode, word, spec.removal_policy());
+    let (acknowledged, drift_policy) = (safety.acknowledged(), spec.drift_policy());
+    if acknowledged.is_empty() && drift_policy == DriftPolicyName::Correct {
+        // What 0.1.0 could say keeps the name that it had then: an upgrade is no new order.
+        hash(&first)
+    } else {
+        hash(&(first, acknowledged, drift_policy))
+    }
 }
 
 /// The revision of a node's order: its entries.

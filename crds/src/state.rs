@@ -8,12 +8,18 @@ use std::fmt;
 pub enum State {
     /// Read back: the kernel holds what was ordered.
     Applied,
+    /// In force, and a rule would refuse it now.
+    AtRisk,
     /// Ordered, and not yet tried.
     Pending,
     /// A rule forbids it, or forbids a key that it stands or falls with.
     Refused,
     /// This node has no such sysctl.
     Unsupported,
+    /// Another program has changed it, and the tuning wants that reported, not put right.
+    Drifted,
+    /// Another program keeps changing it; it is left alone for a while.
+    Contended,
     /// Writing or reading failed.
     Failed,
     /// It stays as it is: its tuning was changed from Enforce to Observe.
@@ -34,11 +40,14 @@ pub enum State {
 
 impl State {
     /// Every state that this version reports.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Applied,
+        Self::AtRisk,
         Self::Pending,
         Self::Refused,
         Self::Unsupported,
+        Self::Drifted,
+        Self::Contended,
         Self::Failed,
         Self::Held,
         Self::Restoring,
@@ -53,9 +62,12 @@ impl State {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Applied => "Applied",
+            Self::AtRisk => "AtRisk",
             Self::Pending => "Pending",
             Self::Refused => "Refused",
             Self::Unsupported => "Unsupported",
+            Self::Drifted => "Drifted",
+            Self::Contended => "Contended",
             Self::Failed => "Failed",
             Self::Held => "Held",
             Self::Restoring => "Restoring",

@@ -3,13 +3,14 @@
 // False alarm: each `printcolumn` has its own `type_`.
 #![allow(clippy::duplicated_attributes)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tcp_close::Sysctl;
-use tcp_close::order::ClientsBehindNat;
+use tcp_close::order::{ClientsBehindNat, DriftPolicy};
+use tcp_close::rule;
 
 use crate::condition::Condition;
 use crate::definition::sysctl_schema;
@@ -83,6 +84,9 @@ pub struct TcpCloseTuningSpec {
     /// What you know of the network that a node cannot see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safety: Option<Safety>,
+    /// What becomes of a value that another program changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift_policy: Option<DriftPolicyName>,
     /// What becomes of a node that the tuning leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removal_policy: Option<RemovalPolicy>,
@@ -95,6 +99,27 @@ pub enum Mode {
     Enforce,
     /// Writes nothing, and reports what it would do.
     Observe,
+}
+
+// The schema of an optional enum takes its description from here, not from the field.
+/// What becomes of a value that another program changes. Correct (absent means this) puts it right, and gives up for a
+/// while where the other program keeps on. Report leaves it alone, and the tuning is not Ready until it is right again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DriftPolicyName {
+    /// It is put right.
+    #[default]
+    Correct,
+    /// It is left alone and reported.
+    Report,
+}
+
+impl From<DriftPolicyName> for DriftPolicy {
+    fn from(name: DriftPolicyName) -> Self {
+        match name {
+            DriftPolicyName::Correct => Self::Correct,
+            DriftPolicyName::Report => Self::Report,
+        }
+    }
 }
 
 // The schema of an optional enum takes its description from here, not from the field.
@@ -253,13 +278,35 @@ impl Sysctls {
     }
 }
 
-/// What you know of the network that a node cannot see.
+/// What you know of the network that a node cannot see, and which costs you accept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Safety {
     /// The author's word about NAT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients_behind_nat: Option<ClientsBehindNatWord>,
+    /// The ids of cautions whose cost is accepted: without them a value that meets a caution is refused. A message that
+    /// refuses says the id. A rule of severity refuse cannot be lifted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "set"), schema_with = "acknowledge_schema")]
+    pub acknowledge: Vec<String>,
+}
+
+fn acknowledge_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let ids: Vec<_> = rule::cautions().collect();
+    schemars::json_schema!({ "type": "array", "items": { "type": "string", "enum": ids } })
+}
+
+impl Safety {
+    /// The ids of cautions whose cost is accepted.
+    pub fn acknowledged(&self) -> BTreeSet<String> {
+        self.acknowledge.iter().cloned().collect()
+    }
+
+    /// The word about NAT; absent means Unknown.
+    pub fn clients_behind_nat(&self) -> ClientsBehindNat {
+        self.clients_behind_nat.unwrap_or_default().into()
+    }
 }
 
 // The schema of an optional enum takes its description from here, not from the field.
@@ -294,9 +341,14 @@ impl TcpCloseTuningSpec {
         self.removal_policy.unwrap_or_default()
     }
 
-    /// The user's word about NAT; absent means Unknown.
-    pub fn clients_behind_nat(&self) -> ClientsBehindNatWord {
-        self.safety.as_ref().and_then(|safety| safety.clients_behind_nat).unwrap_or_default()
+    /// The drift policy; absent means Correct.
+    pub fn drift_policy(&self) -> DriftPolicyName {
+        self.drift_policy.unwrap_or_default()
+    }
+
+    /// What its author says of safety; absent means nothing.
+    pub fn safety(&self) -> Safety {
+        self.safety.clone().unwrap_or_default()
     }
 }
 

@@ -100,7 +100,7 @@ mod tests {
         let (_, corrections) = fight(seconds(10), seconds(6 * 3600));
         let rests: Vec<u64> = corrections
             .windows(2)
-            .map(|pair| (pair[1] - pair[0]).as_secs())
+            .map(|pair| pair[1].saturating_sub(pair[0]).as_secs())
             .filter(|gap| *gap > 10)
             .collect();
         assert_eq!(rests, [300, 600, 1200, 2400, 3600, 3600, 3600, 3600]);
