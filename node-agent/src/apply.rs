@@ -22,14 +22,20 @@ pub struct Failure {
     pub message: String,
 }
 
-/// Carries out a transaction. The journal and the kernel agree when this returns, whatever it returns.
+/// Carries out a transaction. The journal and the kernel agree when this returns, whatever it returns. `tell` is told of each
+/// write that the kernel took, also of one that puts a value back.
 ///
 /// # Errors
 /// The first failure; what had been written before it holds its old value again.
-pub fn apply(procfs: &Procfs, journal: &mut Journal, writes: &[Write]) -> Result<(), Failure> {
+pub fn apply(
+    procfs: &Procfs,
+    journal: &mut Journal,
+    writes: &[Write],
+    tell: &dyn Fn(&Write),
+) -> Result<(), Failure> {
     let files = open_all(procfs, writes)?;
     let writes = save_intent(procfs, journal, writes)?;
-    write_all(procfs, &files, &writes)?;
+    write_all(procfs, &files, &writes, tell)?;
     confirm(journal, &writes);
     Ok(())
 }
@@ -80,18 +86,24 @@ fn reread(procfs: &Procfs, writes: &mut [Write]) -> Result<bool, Failure> {
     Ok(moved)
 }
 
-fn write_all(procfs: &Procfs, files: &[Writable], writes: &[Write]) -> Result<(), Failure> {
+fn write_all(
+    procfs: &Procfs,
+    files: &[Writable],
+    writes: &[Write],
+    tell: &dyn Fn(&Write),
+) -> Result<(), Failure> {
     for (done, write) in writes.iter().enumerate() {
-        if let Err(failure) = write_one(procfs, &files[done], write) {
-            put_back(procfs, &files[..=done], &writes[..=done]);
+        if let Err(failure) = write_one(procfs, &files[done], write, tell) {
+            put_back(procfs, &files[..=done], &writes[..=done], tell);
             return Err(failure);
         }
     }
     Ok(())
 }
 
-fn write_one(procfs: &Procfs, file: &Writable, write: &Write) -> Result<(), Failure> {
+fn write_one(procfs: &Procfs, file: &Writable, write: &Write, tell: &dyn Fn(&Write)) -> Result<(), Failure> {
     file.write(write.to).map_err(|error| failure(write.sysctl, &error))?;
+    tell(write);
     let live = procfs.read_value(write.sysctl).map_err(|error| failure(write.sysctl, &error))?;
     if live == write.to {
         return Ok(());
@@ -100,11 +112,15 @@ fn write_one(procfs: &Procfs, file: &Writable, write: &Write) -> Result<(), Fail
 }
 
 /// In reverse, each only where the kernel still holds our value.
-fn put_back(procfs: &Procfs, files: &[Writable], writes: &[Write]) {
+fn put_back(procfs: &Procfs, files: &[Writable], writes: &[Write], tell: &dyn Fn(&Write)) {
     for (file, write) in files.iter().zip(writes).rev() {
-        let ours = procfs.read_value(write.sysctl).is_ok_and(|live| live == write.to);
-        if ours && let Err(error) = file.write(write.from) {
-            tracing::error!(%error, "a value of a failed transaction could not be put back");
+        if procfs.read_value(write.sysctl).is_ok_and(|live| live == write.to) {
+            match file.write(write.from) {
+                Ok(()) => tell(&Write { from: write.to, to: write.from, cause: Cause::PutBack, ..*write }),
+                Err(error) => {
+                    tracing::error!(%error, "a value of a failed transaction could not be put back");
+                }
+            }
         }
     }
 }
@@ -116,7 +132,7 @@ fn confirm(journal: &mut Journal, writes: &[Write]) {
         for write in writes {
             match write.cause {
                 Cause::Restored => drop(records.remove(&write.sysctl)),
-                Cause::Ordered | Cause::Drifted => {
+                Cause::Ordered | Cause::Drifted | Cause::PutBack => {
                     if let Some(record) = records.get_mut(&write.sysctl) {
                         record.confirmed = Some(write.to);
                         record.intended = None;
@@ -162,7 +178,7 @@ mod tests {
     fn a_transaction_is_written_and_confirmed() {
         let (dir, procfs) = tree(&[(Sysctl::FinTimeout, "60\n")]);
         let mut journal = journal(&dir);
-        apply(&procfs, &mut journal, &[set(Sysctl::FinTimeout, 60, 30)]).unwrap();
+        apply(&procfs, &mut journal, &[set(Sysctl::FinTimeout, 60, 30)], &|_| ()).unwrap();
         assert_eq!(live(&procfs, Sysctl::FinTimeout), Some(30));
         let record = Record { baseline: 60, confirmed: Some(30), intended: None };
         assert_eq!(journal.records(), &Records::from([(Sysctl::FinTimeout, record)]));
@@ -172,8 +188,8 @@ mod tests {
     fn the_first_baseline_survives_the_second_order() {
         let (dir, procfs) = tree(&[(Sysctl::FinTimeout, "60\n")]);
         let mut journal = journal(&dir);
-        apply(&procfs, &mut journal, &[set(Sysctl::FinTimeout, 60, 30)]).unwrap();
-        apply(&procfs, &mut journal, &[set(Sysctl::FinTimeout, 30, 20)]).unwrap();
+        apply(&procfs, &mut journal, &[set(Sysctl::FinTimeout, 60, 30)], &|_| ()).unwrap();
+        apply(&procfs, &mut journal, &[set(Sysctl::FinTimeout, 30, 20)], &|_| ()).unwrap();
         assert_eq!(journal.records()[&Sysctl::FinTimeout].baseline, 60);
     }
 
@@ -181,7 +197,7 @@ mod tests {
     fn a_value_that_moved_after_the_plan_is_the_baseline() {
         let (dir, procfs) = tree(&[(Sysctl::FinTimeout, "45\n")]);
         let mut journal = journal(&dir);
-        apply(&procfs, &mut journal, &[set(Sysctl::FinTimeout, 60, 30)]).unwrap();
+        apply(&procfs, &mut journal, &[set(Sysctl::FinTimeout, 60, 30)], &|_| ()).unwrap();
         assert_eq!(journal.records()[&Sysctl::FinTimeout].baseline, 45);
     }
 
@@ -190,7 +206,7 @@ mod tests {
         let (dir, procfs) = tree(&[(Sysctl::FinTimeout, "60\n")]);
         let mut journal = journal(&dir);
         let writes = [set(Sysctl::FinTimeout, 60, 30), set(Sysctl::TwReuse, 2, 1)];
-        let failure = apply(&procfs, &mut journal, &writes).unwrap_err();
+        let failure = apply(&procfs, &mut journal, &writes, &|_| ()).unwrap_err();
         assert_eq!(failure.sysctl, Sysctl::TwReuse);
         assert_eq!(live(&procfs, Sysctl::FinTimeout), Some(60));
         assert!(journal.records().is_empty());
@@ -201,7 +217,7 @@ mod tests {
         let (dir, procfs) = tree(&[(Sysctl::FinTimeout, "60\n")]);
         let mut journal = journal(&dir);
         fs::create_dir(dir.path().join("state/journal.new")).unwrap();
-        let failure = apply(&procfs, &mut journal, &[set(Sysctl::FinTimeout, 60, 30)]).unwrap_err();
+        let failure = apply(&procfs, &mut journal, &[set(Sysctl::FinTimeout, 60, 30)], &|_| ()).unwrap_err();
         assert!(failure.message.contains("the journal cannot be saved"), "{}", failure.message);
         assert_eq!(live(&procfs, Sysctl::FinTimeout), Some(60));
     }
@@ -214,7 +230,7 @@ mod tests {
         let files =
             open_all(&procfs, &[set(Sysctl::FinTimeout, 60, 30), set(Sysctl::TwReuse, 2, 1)]).unwrap();
         let writes = [set(Sysctl::FinTimeout, 60, 30), set(Sysctl::TwReuse, 2, 1)];
-        let failure = write_all(&procfs, &files, &writes).unwrap_err();
+        let failure = write_all(&procfs, &files, &writes, &|_| ()).unwrap_err();
         assert_eq!(failure.sysctl, Sysctl::TwReuse);
         assert_eq!(live(&procfs, Sysctl::FinTimeout), Some(60));
     }
@@ -223,9 +239,9 @@ mod tests {
     fn a_restore_forgets_the_record() {
         let (dir, procfs) = tree(&[(Sysctl::FinTimeout, "60\n")]);
         let mut journal = journal(&dir);
-        apply(&procfs, &mut journal, &[set(Sysctl::FinTimeout, 60, 30)]).unwrap();
+        apply(&procfs, &mut journal, &[set(Sysctl::FinTimeout, 60, 30)], &|_| ()).unwrap();
         let restore = Write { cause: Cause::Restored, ..set(Sysctl::FinTimeout, 30, 60) };
-        apply(&procfs, &mut journal, &[restore]).unwrap();
+        apply(&procfs, &mut journal, &[restore], &|_| ()).unwrap();
         assert_eq!(live(&procfs, Sysctl::FinTimeout), Some(60));
         assert!(journal.records().is_empty());
     }

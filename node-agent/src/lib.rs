@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod cluster;
+pub mod facts;
 pub mod journal;
 pub mod life;
 pub mod nat;
@@ -14,5 +15,6 @@ pub mod order;
 pub mod procfs;
 pub mod report;
 pub mod run;
+pub mod sentinel;
 pub mod sock_diag;
 pub mod watchdog;

@@ -1,5 +1,6 @@
 //! `tcpclose-agent`: the node side of tcp-close-tuning.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,6 +29,9 @@ struct Run {
     /// The name of this node.
     #[arg(long, env = "NODE_NAME")]
     node_name: String,
+    /// The node's address: nothing is written unless this network namespace has it.
+    #[arg(long, env = "NODE_ADDRESS")]
+    node_address: Option<IpAddr>,
     /// A procfs in whose network namespace this process is.
     #[arg(long, env = "TCPCLOSE_PROC", default_value = "/proc")]
     proc: PathBuf,
@@ -70,8 +74,9 @@ fn start_log(format: LogFormat) {
 }
 
 fn start(arguments: Run) -> Result<(), String> {
-    let Run { node_name, proc, sysctls, state, log_format: _ } = arguments;
-    let settings = Settings { node: node_name, procfs: Procfs::new(proc, sysctls), state_dir: state };
+    let Run { node_name, node_address, proc, sysctls, state, log_format: _ } = arguments;
+    let procfs = Procfs::new(proc, sysctls);
+    let settings = Settings { node: node_name, procfs, state_dir: state, node_address };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = settings.node, "starts");
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -5,7 +5,7 @@
 
 use tcp_close::kernel::Nat;
 
-use crate::procfs::Procfs;
+use crate::procfs::{Procfs, counter};
 
 /// The tracker's table can hold hundreds of thousands of lines; the first hit ends the search.
 const LINES_MAX: usize = 4096;
@@ -46,13 +46,9 @@ fn translated(line: &str) -> Option<String> {
         .then(|| format!("connection tracker: destination {destination} is rewritten to {reply_source}"))
 }
 
-/// `PAWSPassive` of `/proc/net/netstat`: SYNs dropped by tcp_tw_recycle. The file has a line of names, then one of
-/// numbers.
+/// `PAWSPassive` of `/proc/net/netstat`: SYNs dropped by tcp_tw_recycle.
 fn passive_rejects(text: &str) -> Option<u64> {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
-    let (names, numbers) = (lines.next()?, lines.next()?);
-    let position = names.split(' ').position(|name| name == "PAWSPassive")?;
-    numbers.split(' ').nth(position)?.parse().ok()
+    counter(text, "TcpExt: ", "PAWSPassive")
 }
 
 #[cfg(test)]

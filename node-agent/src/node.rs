@@ -3,56 +3,91 @@
 //! Everything here is synchronous and takes microseconds, but for the journal's fsync. A turn that finds all in order
 //! writes nothing, neither to the kernel nor to the journal.
 
-use std::collections::BTreeMap;
+mod finding;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crds::node::TuningReference;
 use crds::state::State;
+use jiff::Timestamp;
 use tcp_close::Sysctl;
-use tcp_close::kernel::{Nat, NodeFacts};
-use tcp_close::order::{Action, Entries, Reading, Readings, Record, Records};
+use tcp_close::contention::Contention;
+use tcp_close::kernel::NodeFacts;
+use tcp_close::order::{Entries, Readings, Record, Records};
 use tcp_close::plan::{Cause, Outcome, Plan, Write, plan};
-use tcp_close::rule::Refusal;
 
 use crate::apply::{Failure, apply};
-use crate::journal::Journal;
+use crate::facts::{self, Watcher};
+use crate::journal::{self, Journal};
 use crate::life::life;
-use crate::nat;
 use crate::order::{Order, hypothetical};
 use crate::procfs::Procfs;
+use crate::sentinel::{Doubt, Sentinel};
+
+pub use finding::Finding;
 
 /// A failed transaction is tried again after this long, and then after twice as long each time.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// A file of this name in the journal's folder means: observe only.
+pub const HOLD_FILE: &str = "hold";
 
-/// What was found out about one sysctl.
+/// When something happens: on the clock that spans of time are measured with, and on the one that people read.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Never goes back.
+    pub clock: Instant,
+    /// May be set.
+    pub wall: Timestamp,
+}
+
+impl Moment {
+    /// This moment.
+    pub fn now() -> Self {
+        Self { clock: Instant::now(), wall: Timestamp::now() }
+    }
+}
+
+/// Why nothing is written, whatever is ordered.
+#[derive(Debug, thiserror::Error)]
+pub enum Obstacle {
+    /// A person wants that.
+    #[error("{0} is there, so the agent only observes: remove the file to let it write")]
+    Hold(PathBuf),
+    /// It is not proven that writes would reach the node.
+    #[error(transparent)]
+    Doubt(#[from] Doubt),
+    /// Which life of the namespace this is cannot be told.
+    #[error("{0}")]
+    Life(String),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// A newer order was carried out already.
+    #[error("this order is older than one that was carried out already")]
+    OldOrder,
+}
+
+impl Obstacle {
+    /// Whether another agent looks after this node.
+    pub fn is_rival(&self) -> bool {
+        matches!(self, Self::Journal(journal::Error::Locked(_)))
+    }
+}
+
+/// What another program did to a key since the agent started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// Its name.
-    pub name: String,
-    /// How far its order is.
-    pub state: State,
-    /// What the kernel held when it was last read.
-    pub live: Option<i64>,
-    /// What was ordered.
-    pub desired: Option<i64>,
-    /// What the kernel held before the first write.
-    pub baseline: Option<i64>,
-    /// The tuning that ordered it.
-    pub tuning: String,
-    /// The rule that forbids it.
-    pub rule: Option<&'static str>,
-    /// What a person should know.
-    pub message: Option<String>,
-    /// How often another program changed it since the agent started.
-    pub drifts: u32,
-    /// Whether this turn wrote it.
-    pub written: bool,
+pub struct Drift {
+    /// How often, and whether it is a fight.
+    pub contention: Contention,
+    /// When it was put right first.
+    pub since: Timestamp,
 }
 
 /// What one turn found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Turn {
     /// Every sysctl that has an entry.
     pub findings: Vec<Finding>,
@@ -60,16 +95,23 @@ pub struct Turn {
     pub observed: Vec<(TuningReference, Vec<Finding>)>,
     /// The life of the namespace, where it is known.
     pub life: Option<String>,
+    /// Why nothing was written, where nothing may be.
+    pub obstacle: Option<Obstacle>,
 }
 
 /// This node, and what is remembered of it between turns.
 pub struct Node {
     procfs: Procfs,
     state_dir: PathBuf,
+    sentinel: Sentinel,
+    started: Instant,
+    proven: bool,
     journal: Option<Journal>,
     /// Baselines that a status of this life holds, for a journal that is lost or cannot be read.
     reported: BTreeMap<Sysctl, Record>,
-    drifts: BTreeMap<Sysctl, (u32, i64)>,
+    watcher: Watcher,
+    facts: NodeFacts,
+    drifts: BTreeMap<Sysctl, Drift>,
     failures: BTreeMap<Sysctl, Retry>,
 }
 
@@ -81,12 +123,17 @@ struct Retry {
 
 impl Node {
     /// The node whose kernel files are in `procfs`, and whose journal is in `state_dir`.
-    pub fn new(procfs: Procfs, state_dir: PathBuf) -> Self {
+    pub fn new(procfs: Procfs, state_dir: PathBuf, sentinel: Sentinel) -> Self {
         Self {
             procfs,
             state_dir,
+            sentinel,
+            started: Instant::now(),
+            proven: false,
             journal: None,
             reported: BTreeMap::new(),
+            watcher: Watcher::default(),
+            facts: NodeFacts::unknown(),
             drifts: BTreeMap::new(),
             failures: BTreeMap::new(),
         }
@@ -97,26 +144,38 @@ impl Node {
         &self.procfs
     }
 
-    /// Opens the journal, or says in words why nothing can be written. It is tried again in each turn, so that a disk
-    /// that is repaired or an agent that ends is enough.
-    fn journal(&mut self) -> Result<&mut Journal, String> {
-        if self.journal.is_none() {
-            let life = life(&self.procfs).map_err(|error| error.to_string())?;
-            let mut journal = Journal::open(&self.state_dir, &life).map_err(|error| error.to_string())?;
-            rebuild(&mut journal, &self.reported)?;
-            self.journal = Some(journal);
-        }
-        self.journal.as_mut().ok_or_else(String::new)
+    fn elapsed(&self, now: Moment) -> Duration {
+        now.clock.saturating_duration_since(self.started)
+    }
+
+    /// Opens the journal, or says why nothing can be written. It is tried again in each turn, so that a disk that is repaired
+    /// or an agent that ends is enough.
+    fn journal(&mut self) -> Result<&mut Journal, Obstacle> {
+        let journal = match self.journal.take() {
+            Some(journal) => journal,
+            None => {
+                let life = life(&self.procfs).map_err(|error| Obstacle::Life(error.to_string()))?;
+                let mut journal = Journal::open(&self.state_dir, &life)?;
+                rebuild(&mut journal, &self.reported)?;
+                journal
+            }
+        };
+        Ok(self.journal.insert(journal))
     }
 
     /// Takes note of the baselines of a status, if it is of this life. They count where the journal is lost in the same
     /// life, now or once a damaged one has been moved away, and are reported until then.
-    pub fn adopt(&mut self, status_life: &str, baselines: &BTreeMap<Sysctl, Record>) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// Where the journal cannot be used.
+    pub fn adopt(&mut self, status_life: &str, baselines: &BTreeMap<Sysctl, Record>) -> Result<(), Obstacle> {
         if life(&self.procfs).is_ok_and(|life| life == status_life) {
             self.reported.clone_from(baselines);
         }
         self.journal()?;
-        self.journal.as_mut().map_or(Ok(()), |journal| rebuild(journal, &self.reported))
+        let reported = &self.reported;
+        self.journal.as_mut().map_or(Ok(()), |journal| rebuild(journal, reported))?;
+        Ok(())
     }
 
     /// A new order gets its first try at once.
@@ -126,119 +185,134 @@ impl Node {
 
     /// Brings the kernel to what is ordered, as far as rules and the node allow. Removals are carried out only where the
     /// caller has just read the order again.
-    pub fn turn(&mut self, order: &Order, removals_confirmed: bool, now: Instant) -> Turn {
+    pub fn turn(&mut self, order: &Order, removals_confirmed: bool, now: Moment) -> Turn {
         let life = life(&self.procfs).ok();
+        self.facts = self.watcher.look(&self.procfs, self.elapsed(now));
         let entries = if removals_confirmed { order.entries.clone() } else { order.without_removals() };
-        let findings = match self.accept(order) {
-            Ok(()) => self.carry_out(&entries, order, now),
-            Err(why) => self.only_observe(&entries, &why),
+        let obstacle = self.accept(order).err();
+        let mut findings = match &obstacle {
+            None => self.carry_out(&entries, order, now),
+            Some(obstacle) => self.only_observe(&entries, &obstacle.to_string(), now),
         };
         let waiting = order.entries.iter().filter(|(sysctl, _)| !entries.contains_key(sysctl));
-        let mut findings: Vec<Finding> = findings
-            .into_iter()
-            .chain(waiting.map(|(&sysctl, entry)| {
-                let message = "waits until the order has been read again from the API server";
-                self.finding(sysctl, State::Restoring, &entry.tuning, Some(message.into()))
-            }))
-            .collect();
+        findings.extend(waiting.map(|(&sysctl, entry)| {
+            let message = "waits until the order has been read again from the API server";
+            self.finding(sysctl, State::Restoring, &entry.tuning, Some(message.into()))
+        }));
         findings.extend(order.set_aside.iter().map(|aside| Finding {
             name: aside.name.clone(),
             message: Some(aside.message.clone()),
             ..Finding::new(aside.state, &aside.tuning)
         }));
-        Turn { findings, observed: self.would(order), life }
+        Turn { findings, observed: self.would(order, now), life, obstacle }
     }
 
-    fn accept(&mut self, order: &Order) -> Result<(), String> {
+    fn accept(&mut self, order: &Order) -> Result<(), Obstacle> {
+        let hold = self.state_dir.join(HOLD_FILE);
+        if hold.exists() {
+            return Err(Obstacle::Hold(hold));
+        }
+        if !self.proven {
+            self.sentinel.check(&self.procfs)?;
+            self.proven = true;
+        }
         let journal = self.journal()?;
         if !journal.accepts(&order.mark) {
-            return Err("this order is older than one that was carried out already".into());
+            return Err(Obstacle::OldOrder);
         }
         journal.note_order(&order.mark);
         Ok(())
     }
 
-    fn carry_out(&mut self, entries: &Entries, order: &Order, now: Instant) -> Vec<Finding> {
-        let plan = self.plan(entries);
+    fn carry_out(&mut self, entries: &Entries, order: &Order, now: Moment) -> Vec<Finding> {
+        let plan = self.plan(entries, now);
         for transaction in plan.transactions(entries) {
             self.try_transaction(&transaction, entries, order, now);
         }
         self.tidy_journal(&plan, &order.entries);
-        plan.outcomes
-            .iter()
-            .map(|(&sysctl, outcome)| self.found(sysctl, outcome, entries))
-            .map(|finding| with_desired(finding, entries))
-            .collect()
+        self.findings(&plan, entries, now)
     }
 
-    fn plan(&self, entries: &Entries) -> Plan {
+    fn plan(&self, entries: &Entries, now: Moment) -> Plan {
         let live = self.read(entries);
-        let facts = self.facts(entries, &live);
+        let facts = facts::with_nat(&self.facts, &self.procfs, entries, &live);
         let none = Records::new();
         let records = self.journal.as_ref().map_or(&none, Journal::records);
-        plan(entries, &live, records, &facts)
+        plan(entries, &live, records, &facts, &self.resting(now))
     }
 
+    /// What is ordered, and what a rule may look at beside it.
     fn read(&self, entries: &Entries) -> Readings {
-        entries.keys().map(|&sysctl| (sysctl, self.procfs.read_sysctl(sysctl))).collect()
+        let keys = entries.keys().copied().chain([Sysctl::Timestamps]);
+        keys.map(|sysctl| (sysctl, self.procfs.read_sysctl(sysctl))).collect()
     }
 
-    /// Gathered anew in each turn: what was true at the last one says nothing.
-    fn facts(&self, entries: &Entries, live: &Readings) -> NodeFacts {
-        let ordered =
-            entries.get(&Sysctl::TwRecycle).is_some_and(|entry| matches!(entry.action, Action::Set(1)));
-        let exists = !matches!(live.get(&Sysctl::TwRecycle), None | Some(Reading::Absent));
-        let nat = if ordered && exists {
-            nat::evidence(&self.procfs)
-        } else {
-            Nat::Unknown("it is looked for where tcp_tw_recycle is ordered".into())
-        };
-        NodeFacts {
-            kernel: self.procfs.kernel_version(),
-            first_namespace: self.procfs.in_first_namespace(),
-            nat,
-        }
+    /// Keys that another program fights for, and that are left alone for a while.
+    fn resting(&self, now: Moment) -> BTreeSet<Sysctl> {
+        let now = self.elapsed(now);
+        let drifts = self.drifts.iter().filter(|(_, drift)| drift.contention.rests_until(now).is_some());
+        drifts.map(|(&sysctl, _)| sysctl).collect()
     }
 
-    fn try_transaction(&mut self, writes: &[Write], entries: &Entries, order: &Order, now: Instant) {
-        let waits = |write: &Write| self.failures.get(&write.sysctl).is_some_and(|retry| now < retry.at);
+    fn try_transaction(&mut self, writes: &[Write], entries: &Entries, order: &Order, now: Moment) {
+        let waits =
+            |write: &Write| self.failures.get(&write.sysctl).is_some_and(|retry| now.clock < retry.at);
         if writes.iter().any(waits) {
             return;
         }
+        let tuning = |sysctl| entries.get(&sysctl).map_or("", |entry| entry.tuning.as_str());
+        let generation = order.mark.generation;
+        let tell = |write: &Write| {
+            let Write { sysctl, from, to, cause } = write;
+            let tuning = tuning(*sysctl);
+            tracing::info!(key = %sysctl, old = from, new = to, tuning, generation, ?cause, "wrote");
+        };
         let Some(journal) = self.journal.as_mut() else { return };
-        let result = apply(&self.procfs, journal, writes);
-        for write in writes {
-            let tuning = entries.get(&write.sysctl).map_or("", |entry| entry.tuning.as_str());
-            match &result {
-                Ok(()) => {
-                    self.failures.remove(&write.sysctl);
-                    if write.cause == Cause::Drifted {
-                        let drift = self.drifts.entry(write.sysctl).or_default();
-                        *drift = (drift.0 + 1, write.from);
-                    }
-                    let Write { sysctl, from, to, .. } = write;
-                    let generation = order.mark.generation;
-                    tracing::info!(key = %sysctl, old = from, new = to, tuning, generation, cause = ?write.cause, "wrote");
-                }
-                Err(failure) => {
-                    let last = self.failures.get(&write.sysctl).map(|retry| retry.delay * 2);
-                    let delay = last.unwrap_or(RETRY_FIRST).min(RETRY_MAX);
-                    tracing::warn!(key = %write.sysctl, tuning, error = failure.message, retry = ?delay, "not written");
-                    let retry = Retry { failure: failure.clone(), delay, at: now + delay };
-                    self.failures.insert(write.sysctl, retry);
+        match apply(&self.procfs, journal, writes, &tell) {
+            Ok(()) => writes.iter().for_each(|write| self.note_success(write, now)),
+            Err(failure) => {
+                for write in writes {
+                    let delay = self.note_failure(write.sysctl, &failure, now);
+                    let (key, tuning) = (write.sysctl, tuning(write.sysctl));
+                    tracing::warn!(%key, tuning, error = failure.message, retry = ?delay, "not written");
                 }
             }
         }
     }
 
-    /// What needs no write to the kernel, but one to the journal: values that a crash left unconfirmed, and records that
-    /// nothing needs any longer.
+    fn note_success(&mut self, write: &Write, now: Moment) {
+        self.failures.remove(&write.sysctl);
+        let elapsed = self.elapsed(now);
+        match write.cause {
+            Cause::Drifted => {
+                let known = self.drifts.get_mut(&write.sysctl);
+                if let Some(drift) = known {
+                    drift.contention.corrected(write.from, elapsed);
+                } else {
+                    let contention = Contention::new(write.from, elapsed);
+                    self.drifts.insert(write.sysctl, Drift { contention, since: now.wall });
+                }
+            }
+            Cause::Ordered | Cause::Restored | Cause::PutBack => {}
+        }
+    }
+
+    fn note_failure(&mut self, sysctl: Sysctl, failure: &Failure, now: Moment) -> Duration {
+        let last = self.failures.get(&sysctl).map(|retry| retry.delay * 2);
+        let delay = last.unwrap_or(RETRY_FIRST).min(RETRY_MAX);
+        self.failures.insert(sysctl, Retry { failure: failure.clone(), delay, at: now.clock + delay });
+        delay
+    }
+
+    /// What needs no write to the kernel, but one to the journal: values that a crash left unconfirmed, values that were in
+    /// force before we came, and records that nothing needs any longer.
     fn tidy_journal(&mut self, plan: &Plan, ordered: &Entries) {
         let Some(journal) = self.journal.as_mut() else { return };
+        let procfs = &self.procfs;
         let save = journal.update(|records| {
             for (sysctl, outcome) in &plan.outcomes {
                 match outcome {
-                    Outcome::InForce => confirm(records, *sysctl, ordered),
+                    Outcome::InForce | Outcome::AtRisk(_) => confirm(records, *sysctl, ordered, procfs),
                     Outcome::Restored | Outcome::Released => drop(records.remove(sysctl)),
                     Outcome::RestoreSkipped { baseline, .. } => {
                         records.insert(*sysctl, Record::abandoned(*baseline));
@@ -248,6 +322,8 @@ impl Node {
                     | Outcome::HeldBack(_)
                     | Outcome::Unsupported(_)
                     | Outcome::Unreadable(_)
+                    | Outcome::Drifted { .. }
+                    | Outcome::Contended { .. }
                     | Outcome::Held => {}
                 }
             }
@@ -258,193 +334,73 @@ impl Node {
         }
     }
 
-    /// What became of a key, from what the kernel holds now.
-    fn found(&self, sysctl: Sysctl, outcome: &Outcome, entries: &Entries) -> Finding {
-        let tuning = entries.get(&sysctl).map_or("", |entry| entry.tuning.as_str());
-        let (state, message, rule) = match outcome {
-            Outcome::Write(write) => return self.found_written(write, tuning),
-            Outcome::InForce => (State::Applied, self.in_force_message(sysctl, entries), None),
-            Outcome::Refused(refusal) => (State::Refused, Some(refusal.message.clone()), Some(refusal.rule)),
-            Outcome::HeldBack(refusal) => {
-                (State::Refused, Some(held_back(sysctl, refusal)), Some(refusal.rule))
-            }
-            Outcome::Unsupported(why) => (State::Unsupported, Some(why.clone()), None),
-            Outcome::Unreadable(why) => (State::Failed, Some(why.clone()), None),
-            Outcome::Held => (State::Held, Some("stays as it is: its tuning only observes now".into()), None),
-            Outcome::Restored => (State::Restored, None, None),
-            Outcome::RestoreSkipped { live, baseline } => {
-                let message = format!(
-                    "another program set it to {live}, so it was left alone; before us it was {baseline}"
-                );
-                (State::RestoreSkipped, Some(message), None)
-            }
-            Outcome::Released => (State::Released, None, None),
-        };
-        Finding { rule, ..self.finding(sysctl, state, tuning, message) }
-    }
-
-    /// A key that was in the plan to be written: the kernel says whether it was.
-    fn found_written(&self, write: &Write, tuning: &str) -> Finding {
-        let (applied, waiting) = match write.cause {
-            Cause::Restored => (State::Restored, State::Restoring),
-            Cause::Ordered | Cause::Drifted => (State::Applied, State::Pending),
-        };
-        let desired = Some(write.to);
-        if let Some(retry) = self.failures.get(&write.sysctl) {
-            let message = if retry.failure.sysctl == write.sysctl {
-                retry.failure.message.clone()
-            } else {
-                format!(
-                    "put back, because {} could not be written: {}",
-                    retry.failure.sysctl, retry.failure.message
-                )
-            };
-            return Finding { desired, ..self.finding(write.sysctl, State::Failed, tuning, Some(message)) };
-        }
-        let finding = self.finding(write.sysctl, applied, tuning, None);
-        if finding.live == desired {
-            let message = self.drift_message(write.sysctl);
-            return Finding { desired, written: true, message, ..finding };
-        }
-        // Another program was faster than the read-back; the next turn sees it.
-        Finding { desired, state: waiting, written: true, ..finding }
-    }
-
-    fn in_force_message(&self, sysctl: Sysctl, entries: &Entries) -> Option<String> {
-        let absent = self.procfs.read_sysctl(sysctl) == Reading::Absent && entries.contains_key(&sysctl);
-        if absent {
-            let why = sysctl.why_absent(self.procfs.kernel_version(), self.procfs.in_first_namespace());
-            return Some(format!("{why}: 0 is what it does"));
-        }
-        self.drift_message(sysctl)
-    }
-
-    fn drift_message(&self, sysctl: Sysctl) -> Option<String> {
-        let (times, last) = self.drifts.get(&sysctl)?;
-        Some(format!(
-            "another program changed it {times} times since the agent started, last to {last}; put right"
-        ))
-    }
-
-    fn finding(&self, sysctl: Sysctl, state: State, tuning: &str, message: Option<String>) -> Finding {
-        let records = self.journal.as_ref().map_or(&self.reported, Journal::records);
-        let record = records.get(&sysctl);
-        Finding {
-            name: sysctl.name().into(),
-            live: self.procfs.read_sysctl(sysctl).value(),
-            baseline: record.map(|record| record.baseline),
-            message,
-            drifts: self.drifts.get(&sysctl).map_or(0, |(times, _)| *times),
-            ..Finding::new(state, tuning)
-        }
-    }
-
     /// Nothing may be written: every key that would be is said to have failed.
-    fn only_observe(&self, entries: &Entries, why: &str) -> Vec<Finding> {
-        let plan = self.plan(entries);
-        let failed = Outcome::Unreadable(why.into());
-        let writes_something = |outcome: &Outcome| {
-            matches!(
-                outcome,
-                Outcome::Write(_) | Outcome::Restored | Outcome::Released | Outcome::RestoreSkipped { .. }
-            )
-        };
-        plan.outcomes
-            .iter()
-            .map(|(&sysctl, outcome)| {
-                let outcome = if writes_something(outcome) { &failed } else { outcome };
-                let finding = self.found(sysctl, outcome, entries);
-                // What is in force stays so; that nobody looks after it is worth a word all the same.
-                Finding { message: finding.message.or_else(|| Some(why.into())), ..finding }
-            })
-            .map(|finding| with_desired(finding, entries))
+    fn only_observe(&self, entries: &Entries, why: &str, now: Moment) -> Vec<Finding> {
+        let mut plan = self.plan(entries, now);
+        for outcome in plan.outcomes.values_mut() {
+            if let Outcome::Write(_)
+            | Outcome::Restored
+            | Outcome::Released
+            | Outcome::RestoreSkipped { .. } = outcome
+            {
+                *outcome = Outcome::Unreadable(why.into());
+            }
+        }
+        let findings = self.findings(&plan, entries, now).into_iter();
+        // What is in force stays so; that nobody looks after it is worth a word all the same.
+        findings
+            .map(|finding| Finding { message: finding.message.or_else(|| Some(why.into())), ..finding })
             .collect()
     }
 
     /// What the tunings that only observe would do if they enforced.
-    fn would(&self, order: &Order) -> Vec<(TuningReference, Vec<Finding>)> {
+    fn would(&self, order: &Order, now: Moment) -> Vec<(TuningReference, Vec<Finding>)> {
         let findings = |entries: &Entries| {
             let live = self.read(entries);
-            let plan = plan(entries, &live, &Records::new(), &self.facts(entries, &live));
-            plan.outcomes
-                .iter()
-                .map(|(&sysctl, outcome)| self.would_do(sysctl, outcome, entries))
-                .map(|finding| with_desired(finding, entries))
-                .collect()
+            let facts = facts::with_nat(&self.facts, &self.procfs, entries, &live);
+            let plan = plan(entries, &live, &Records::new(), &facts, &BTreeSet::new());
+            let writes: BTreeMap<_, _> = plan.writes().iter().map(|write| (write.sysctl, *write)).collect();
+            let findings = self.findings(&plan, entries, now).into_iter();
+            findings.map(|finding| hypothetically(finding, &writes)).collect()
         };
-        order
-            .observe
-            .iter()
-            .map(|observed| (observed.tuning.clone(), findings(&hypothetical(observed))))
-            .collect()
-    }
-
-    fn would_do(&self, sysctl: Sysctl, outcome: &Outcome, entries: &Entries) -> Finding {
-        if let Outcome::Write(write) = outcome {
-            return Finding {
-                name: sysctl.name().into(),
-                live: Some(write.from),
-                message: Some(write.to_string()),
-                ..Finding::new(State::WouldChange, "")
-            };
-        }
-        let finding = self.found(sysctl, outcome, entries);
-        let state = if finding.state == State::Refused { State::WouldRefuse } else { finding.state };
-        Finding { state, baseline: None, drifts: 0, tuning: String::new(), ..finding }
+        let observed = order.observe.iter();
+        observed.map(|observed| (observed.tuning.clone(), findings(&hypothetical(observed)))).collect()
     }
 }
 
+/// A finding of a plan that nobody carries out.
+fn hypothetically(finding: Finding, writes: &BTreeMap<Sysctl, Write>) -> Finding {
+    let tuning = String::new();
+    if let Some(write) = Sysctl::from_name(&finding.name).and_then(|sysctl| writes.get(&sysctl)) {
+        let Finding { name, remarks, .. } = finding;
+        let (live, desired, message) = (Some(write.from), Some(write.to), Some(write.to_string()));
+        return Finding { name, live, desired, message, remarks, ..Finding::new(State::WouldChange, "") };
+    }
+    let state = if finding.state == State::Refused { State::WouldRefuse } else { finding.state };
+    Finding { state, baseline: None, drift: None, tuning, ..finding }
+}
+
 /// Gives a journal that was not there what a status of the same life knows.
-fn rebuild(journal: &mut Journal, reported: &BTreeMap<Sysctl, Record>) -> Result<(), String> {
+fn rebuild(journal: &mut Journal, reported: &BTreeMap<Sysctl, Record>) -> Result<(), journal::Error> {
     if journal.was_found() || !journal.records().is_empty() || reported.is_empty() {
         return Ok(());
     }
     let keys = reported.len();
     tracing::warn!(keys, "the journal was lost; its baselines are taken from the node's status");
-    journal.update(|records| records.extend(reported)).map_err(|error| error.to_string())
+    journal.update(|records| records.extend(reported))
 }
 
-/// A value that is in force by our order is ours, whoever wrote it last: a crash after the write, or another program
-/// with the same wish.
-fn confirm(records: &mut Records, sysctl: Sysctl, ordered: &Entries) {
-    let value = ordered.get(&sysctl).and_then(|entry| match entry.action {
-        Action::Set(value) => Some(value),
-        Action::Hold(_) | Action::Restore | Action::Release => None,
-    });
-    if let Some(record) = records.get_mut(&sysctl).filter(|record| !record.is_abandoned()) {
-        record.confirmed = value;
-        record.intended = None;
+/// A value that is in force by our order is ours, whoever wrote it last: a crash after the write, or another program with
+/// the same wish. One that was in force before we came is its own baseline, so that a foreign change can be told.
+fn confirm(records: &mut Records, sysctl: Sysctl, ordered: &Entries, procfs: &Procfs) {
+    let Some(value) = ordered.get(&sysctl).and_then(|entry| entry.value()) else { return };
+    // tcp_tw_recycle 0 is in force where there is no such file.
+    if procfs.read_sysctl(sysctl).value() != Some(value) {
+        return;
     }
-}
-
-fn held_back(sysctl: Sysctl, refusal: &Refusal) -> String {
-    format!("{sysctl} is held back with {}, which is refused: {}", refusal.sysctl, refusal.message)
-}
-
-fn with_desired(finding: Finding, entries: &Entries) -> Finding {
-    let entry = Sysctl::from_name(&finding.name).and_then(|sysctl| entries.get(&sysctl));
-    let desired = entry.and_then(|entry| match entry.action {
-        Action::Set(value) | Action::Hold(value) => Some(value),
-        Action::Restore | Action::Release => None,
-    });
-    Finding { desired: finding.desired.or(desired), ..finding }
-}
-
-impl Finding {
-    fn new(state: State, tuning: &str) -> Self {
-        Self {
-            name: String::new(),
-            state,
-            live: None,
-            desired: None,
-            baseline: None,
-            tuning: tuning.into(),
-            rule: None,
-            message: None,
-            drifts: 0,
-            written: false,
-        }
-    }
+    let baseline = records.get(&sysctl).filter(|record| !record.is_abandoned()).map(|record| record.baseline);
+    let baseline = baseline.unwrap_or(value);
+    records.insert(sysctl, Record { baseline, confirmed: Some(value), intended: None });
 }
 
 #[cfg(test)]

@@ -1,9 +1,6 @@
 //! Decodes a node's order. What this agent does not know is set aside with a reason, and blinds nothing else.
 
-use std::collections::BTreeMap;
-
 use crds::node::{EntryAction, ObservedTuning, SysctlEntry};
-use crds::tuning::ClientsBehindNatWord;
 use crds::{TcpCloseNode, state::State};
 use tcp_close::Sysctl;
 use tcp_close::order::{Action, Entries, Entry};
@@ -104,21 +101,27 @@ fn decode_entry(saved: &SysctlEntry) -> Result<(Sysctl, Entry), SetAside> {
         (EntryAction::Restore, _) => Action::Restore,
         (EntryAction::Release, _) => Action::Release,
     };
-    let clients_behind_nat = saved.clients_behind_nat.unwrap_or_default().into();
-    Ok((sysctl, Entry { action, tuning: saved.tuning.name.clone(), clients_behind_nat }))
+    Ok((
+        sysctl,
+        Entry {
+            action,
+            tuning: saved.tuning.name.clone(),
+            priority: saved.priority.unwrap_or_default(),
+            clients_behind_nat: saved.safety.clients_behind_nat(),
+            acknowledged: saved.safety.acknowledged(),
+            drift_policy: saved.drift_policy.unwrap_or_default().into(),
+        },
+    ))
 }
 
 /// What a tuning would order here if it did not only observe.
 pub fn hypothetical(observed: &ObservedTuning) -> Entries {
-    let word: ClientsBehindNatWord = observed.clients_behind_nat.unwrap_or_default();
-    let values: BTreeMap<Sysctl, i64> = observed.sysctls.values();
-    values
-        .into_iter()
-        .map(|(sysctl, value)| {
-            let tuning = observed.tuning.name.clone();
-            (sysctl, Entry { action: Action::Set(value), tuning, clients_behind_nat: word.into() })
-        })
-        .collect()
+    let entry = |value| Entry {
+        clients_behind_nat: observed.safety.clients_behind_nat(),
+        acknowledged: observed.safety.acknowledged(),
+        ..Entry::new(Action::Set(value), &observed.tuning.name)
+    };
+    observed.sysctls.values().into_iter().map(|(sysctl, value)| (sysctl, entry(value))).collect()
 }
 
 #[cfg(test)]

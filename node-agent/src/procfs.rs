@@ -12,6 +12,8 @@ use tcp_close::order::Reading;
 
 /// No file that is read here is longer; what is longer is not what we think it is.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// But for the list of mounts, which has a line for each of a node's thousands.
+const MOUNTINFO_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A kernel file could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +106,11 @@ impl Procfs {
         self.sysctls.join("ipv4").join(sysctl.file())
     }
 
+    /// The folder `sys/net` that is read and written.
+    pub fn sysctls(&self) -> &Path {
+        &self.sysctls
+    }
+
     /// What the kernel holds.
     pub fn read_sysctl(&self, sysctl: Sysctl) -> Reading {
         match self.read_value(sysctl) {
@@ -194,6 +201,38 @@ impl Procfs {
         read(&self.root.join("self/net/netstat"))
     }
 
+    /// `net/snmp` of the agent's own network namespace.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn snmp(&self) -> Result<String, Error> {
+        read(&self.root.join("self/net/snmp"))
+    }
+
+    /// The machine's memory.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn meminfo(&self) -> Result<String, Error> {
+        read(&self.root.join("meminfo"))
+    }
+
+    /// A sysctl beside those of the catalogue that a rule looks at; the name is one of this program's own. It is only read.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn tcp_setting(&self, name: &'static str) -> Result<String, Error> {
+        read(&self.sysctls.join("ipv4").join(name))
+    }
+
+    /// The mounts that the agent sees.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub fn mountinfo(&self) -> Result<String, Error> {
+        read_at_most(&self.root.join("self/mountinfo"), MOUNTINFO_BYTES_MAX)
+    }
+
     /// At most so many lines of the connection tracker's table.
     ///
     /// # Errors
@@ -222,9 +261,22 @@ impl Writable {
     }
 }
 
+/// A counter of `/proc/net/snmp` or `/proc/net/netstat`: they have a line of names, then one of numbers, both of the same
+/// prefix.
+pub fn counter(text: &str, prefix: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let position = names.split(' ').position(|field| field == name)?;
+    numbers.split(' ').nth(position)?.parse().ok()
+}
+
 fn read(path: &Path) -> Result<String, Error> {
+    read_at_most(path, FILE_BYTES_MAX)
+}
+
+fn read_at_most(path: &Path, bytes: u64) -> Result<String, Error> {
     let mut text = String::new();
-    match File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text)) {
+    match File::open(path).and_then(|file| file.take(bytes).read_to_string(&mut text)) {
         Ok(_) => Ok(text),
         Err(source) => Err(Error::Read { path: path.into(), source }),
     }

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use crds::condition::{Condition, ConditionStatus, kind};
-use crds::node::{NodeFacts, ObservedStatus, Sockets, SysctlStatus};
+use crds::node::{NodeFacts, ObservedStatus, Remark, Sockets, SysctlStatus};
 use crds::state::State;
 use crds::{TcpCloseNode, TcpCloseNodeStatus};
 use jiff::Timestamp;
@@ -23,6 +23,8 @@ const PAUSE: Duration = Duration::from_secs(5);
 const MATERIAL_SOCKETS: u64 = 100;
 /// The longest message that fits the schema.
 const MESSAGE_CHARS: usize = 512;
+/// The most remarks that fit the schema.
+const REMARKS_MAX: usize = 8;
 
 /// What is known of the node besides the sysctls.
 #[derive(Clone, Debug, Default)]
@@ -89,10 +91,20 @@ fn sysctl(finding: &Finding, previous: Option<&TcpCloseNodeStatus>, now: Timesta
         tuning: Some(finding.tuning.clone()).filter(|tuning| !tuning.is_empty()),
         changed_at,
         changed_by,
-        drifts: Some(finding.drifts).filter(|drifts| *drifts > 0),
+        drifts: finding.drift.as_ref().map(|drift| drift.contention.corrections),
+        drifts_since: finding.drift.as_ref().map(|drift| Time(drift.since)),
         rule: finding.rule.map(Into::into),
-        message: finding.message.as_ref().map(|message| message.chars().take(MESSAGE_CHARS).collect()),
+        message: finding.message.as_deref().map(clip),
+        remarks: finding.remarks.iter().take(REMARKS_MAX).map(remark).collect(),
     }
+}
+
+fn remark(remark: &tcp_close::rule::Remark) -> Remark {
+    Remark { rule: remark.rule.into(), message: clip(&remark.message) }
+}
+
+fn clip(message: &str) -> String {
+    message.chars().take(MESSAGE_CHARS).collect()
 }
 
 fn sockets(sample: &Sample, at: Timestamp) -> Sockets {
@@ -127,9 +139,7 @@ fn in_force(
     previous: Option<&TcpCloseNodeStatus>,
     now: Timestamp,
 ) -> Condition {
-    let gravest = [State::Failed, State::Refused, State::Pending, State::Restoring]
-        .into_iter()
-        .find_map(|state| findings.iter().find(|finding| finding.state == state));
+    let gravest = NOT_IN_FORCE.into_iter().find_map(|state| gravest_of(state, findings));
     let (status, reason, message) = match gravest {
         Some(finding) => {
             let why = finding.message.as_deref().unwrap_or("not done yet");
@@ -138,7 +148,13 @@ fn in_force(
         None if findings.is_empty() => {
             (ConditionStatus::True, "NothingOrdered", "no tuning orders anything here".into())
         }
-        None => (ConditionStatus::True, "InForce", "everything that is ordered is in force".into()),
+        None => match gravest_of(State::AtRisk, findings) {
+            Some(finding) => {
+                let why = finding.message.as_deref().unwrap_or_default();
+                (ConditionStatus::True, State::AtRisk.as_str(), format!("{}: {why}", finding.name))
+            }
+            None => (ConditionStatus::True, "InForce", "everything that is ordered is in force".into()),
+        },
     };
     let before =
         previous.and_then(|status| status.conditions.iter().find(|known| known.type_ == kind::IN_FORCE));
@@ -146,12 +162,22 @@ fn in_force(
         type_: kind::IN_FORCE.into(),
         status,
         reason: reason.into(),
-        message: message.chars().take(MESSAGE_CHARS).collect(),
+        message: clip(&message),
         last_transition_time: before
             .filter(|before| before.status == status)
             .map_or(Time(now), |before| before.last_transition_time.clone()),
         observed_generation: order.mark.generation,
     }
+}
+
+/// States in which an order is not in force, the gravest first.
+const NOT_IN_FORCE: [State; 6] =
+    [State::Failed, State::Refused, State::Contended, State::Drifted, State::Pending, State::Restoring];
+
+/// The first finding in a state; one that a rule names before one that is only held back with it.
+fn gravest_of(state: State, findings: &[Finding]) -> Option<&Finding> {
+    let of_state = findings.iter().filter(|finding| finding.state == state);
+    of_state.min_by_key(|finding| finding.rule.is_none())
 }
 
 /// Baselines that a status of the same life remembers, for an agent whose journal was lost.
@@ -184,15 +210,35 @@ pub fn urgency(written: Option<&TcpCloseNodeStatus>, status: &TcpCloseNodeStatus
     {
         return Urgency::Now;
     }
-    let same = written.sysctls == status.sysctls
-        && written.observe == status.observe
-        && written.life == status.life
-        && written.conditions == status.conditions;
+    let same = without_words(written) == without_words(status) && written.life == status.life;
     if !same || material(written.sockets.as_ref(), status.sockets.as_ref()) {
         Urgency::Soon
     } else {
         Urgency::Heartbeat
     }
+}
+
+/// What a status says of sysctls and conditions, less the words: numbers in them move all the time, and a write for each
+/// would be a storm.
+fn without_words(
+    status: &TcpCloseNodeStatus,
+) -> (Vec<SysctlStatus>, Vec<SysctlStatus>, Vec<(String, String)>) {
+    let plain = |row: &SysctlStatus| SysctlStatus {
+        message: None,
+        remarks: row
+            .remarks
+            .iter()
+            .map(|remark| Remark { message: String::new(), ..remark.clone() })
+            .collect(),
+        ..row.clone()
+    };
+    let observed = status.observe.iter().flat_map(|observed| observed.sysctls.iter().map(plain));
+    let conditions = status.conditions.iter();
+    (
+        status.sysctls.iter().map(plain).collect(),
+        observed.collect(),
+        conditions.map(|condition| (condition.type_.clone(), condition.reason.clone())).collect(),
+    )
 }
 
 /// Whether so much time has passed since the last write that a status of this urgency goes out.
@@ -254,7 +300,8 @@ mod tests {
             tuning: "web".into(),
             rule: None,
             message: None,
-            drifts: 0,
+            remarks: Vec::new(),
+            drift: None,
             written: false,
         }
     }

@@ -4,6 +4,7 @@
 //! request is waited for: the kernel is looked after while the API server is slow.
 
 use std::future::{Future, pending};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
@@ -16,10 +17,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cluster::{self, Error, News};
-use crate::node::Node;
+use crate::node::{Moment, Node, Obstacle};
 use crate::order::Order;
 use crate::procfs::Procfs;
 use crate::report::{self, Surroundings};
+use crate::sentinel::Sentinel;
 use crate::sock_diag;
 use crate::watchdog::Watchdog;
 
@@ -30,6 +32,9 @@ const COUNT: Duration = Duration::from_secs(5);
 /// A request that failed is made again after this long, and then after twice as long each time.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(15);
+/// Another agent that holds the journal and has not reported for this long leaves the report to this one. It is three of
+/// the longest intervals.
+const RIVAL_SILENT: Duration = Duration::from_secs(900);
 
 /// How the agent runs.
 #[derive(Clone, Debug)]
@@ -40,6 +45,8 @@ pub struct Settings {
     pub procfs: Procfs,
     /// Where the journal is.
     pub state_dir: PathBuf,
+    /// The node's address, which its network namespace must have.
+    pub node_address: Option<IpAddr>,
 }
 
 type Request = Pin<Box<dyn Future<Output = Answer>>>;
@@ -66,6 +73,9 @@ struct Agent {
     retry: Duration,
     not_before: Instant,
     request: Option<Request>,
+    told_obstacle: Option<String>,
+    /// When somebody else has reported for this node.
+    rival_reported: Option<Instant>,
 }
 
 /// Runs until the process is asked to end. Values stay as they are then.
@@ -86,7 +96,7 @@ pub async fn run(settings: Settings, client: Client) -> std::io::Result<()> {
             answer = answered(&mut agent.request) => agent.take_answer(answer),
             _ = turns.tick() => {}
         }
-        agent.turn(Instant::now());
+        agent.turn(Moment::now());
         watchdog.turned();
     }
     tracing::info!("ends; values stay as they are");
@@ -106,7 +116,8 @@ async fn answered(request: &mut Option<Request>) -> Answer {
 
 impl Agent {
     fn new(settings: Settings, client: Client) -> Self {
-        let node = Node::new(settings.procfs.clone(), settings.state_dir.clone());
+        let sentinel = Sentinel::Proves { node_address: settings.node_address };
+        let node = Node::new(settings.procfs.clone(), settings.state_dir.clone(), sentinel);
         let surroundings = Surroundings {
             kernel_release: settings.procfs.kernel_release().unwrap_or_default(),
             first_namespace: settings.procfs.in_first_namespace(),
@@ -127,6 +138,8 @@ impl Agent {
             retry: RETRY_FIRST,
             not_before: Instant::now(),
             request: None,
+            told_obstacle: None,
+            rival_reported: None,
         }
     }
 
@@ -142,6 +155,7 @@ impl Agent {
 
     fn take_order(&mut self, object: &TcpCloseNode) {
         let (order, status) = report::decode(object);
+        self.note_reporter(status.as_ref());
         let known = self.order.as_ref().map(|known| &known.mark);
         if known.is_some_and(|known| known.uid == order.mark.uid && known.generation >= order.mark.generation)
         {
@@ -158,21 +172,35 @@ impl Agent {
             && let Some(life) = &status.life
             && let Err(why) = self.node.adopt(life, &report::baselines(status))
         {
-            tracing::warn!(why, "baselines are not taken over");
+            tracing::warn!(%why, "baselines are not taken over");
         }
         self.order = Some(order);
         self.node.forget_failures();
         self.not_before = Instant::now();
     }
 
-    fn turn(&mut self, now: Instant) {
+    /// A report that is not one of ours is another agent's.
+    fn note_reporter(&mut self, status: Option<&TcpCloseNodeStatus>) {
+        let ours = |status: &TcpCloseNodeStatus| {
+            let mine = [self.stored.as_ref(), self.latest.as_ref()].into_iter().flatten();
+            mine.into_iter().any(|mine| mine.reported_at >= status.reported_at)
+        };
+        if status.is_some_and(|status| !ours(status)) {
+            self.rival_reported = Some(Instant::now());
+        }
+    }
+
+    fn turn(&mut self, moment: Moment) {
+        let now = moment.clock;
         self.count(now);
         let Some(order) = &self.order else { return };
         let confirmed = !order.removes() || self.confirmed == Some(order.mark.generation);
-        let turn = self.node.turn(order, confirmed, now);
-        let status = report::status(order, &turn, &self.surroundings, self.latest.as_ref(), Timestamp::now());
+        let turn = self.node.turn(order, confirmed, moment);
+        let status = report::status(order, &turn, &self.surroundings, self.latest.as_ref(), moment.wall);
         self.latest = Some(status.clone());
-        if self.request.is_some() || now < self.not_before {
+        self.tell_obstacle(turn.obstacle.as_ref());
+        let waits = self.request.is_some() || now < self.not_before;
+        if waits || self.is_spoken_for(turn.obstacle.as_ref(), now) {
             return;
         }
         if confirmed {
@@ -180,6 +208,24 @@ impl Agent {
         } else {
             self.read_again();
         }
+    }
+
+    /// Says once why nothing is written, and once that it is over.
+    fn tell_obstacle(&mut self, obstacle: Option<&Obstacle>) {
+        let told = obstacle.map(ToString::to_string);
+        if self.told_obstacle != told {
+            match &told {
+                Some(why) => tracing::warn!(why, "nothing is written"),
+                None => tracing::info!("what is ordered is written again"),
+            }
+            self.told_obstacle = told;
+        }
+    }
+
+    /// Whether another agent holds the journal, and reports for this node: two that report would contradict each other.
+    fn is_spoken_for(&self, obstacle: Option<&Obstacle>, now: Instant) -> bool {
+        let rival = obstacle.is_some_and(Obstacle::is_rival);
+        rival && self.rival_reported.is_some_and(|at| now.duration_since(at) < RIVAL_SILENT)
     }
 
     fn read_again(&mut self) {

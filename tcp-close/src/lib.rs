@@ -9,6 +9,7 @@ pub mod contention;
 pub mod judge;
 pub mod kernel;
 pub mod order;
+pub mod peak;
 pub mod plan;
 pub mod rule;
 pub mod sockets;

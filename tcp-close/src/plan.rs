@@ -21,6 +21,8 @@ pub enum Cause {
     Drifted,
     /// The baseline goes back.
     Restored,
+    /// A later write of its transaction failed.
+    PutBack,
 }
 
 /// One write to the kernel.
