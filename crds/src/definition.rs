@@ -8,6 +8,7 @@ use tcp_close::Sysctl;
 use tcp_close::catalogue::{DefaultValue, Facts, Unit};
 use tcp_close::rule::RULES;
 
+use crate::tuning::{NodeSelector, NodeSelectorRequirement};
 use crate::{TcpCloseNode, TcpCloseTuning};
 
 /// A definition could not be generated: a mistake in this crate, which a test finds.
@@ -72,8 +73,7 @@ pub fn tuning() -> Result<CustomResourceDefinition, Error> {
         selector,
         "(has(self.matchLabels) && size(self.matchLabels) > 0) || \
          (has(self.matchExpressions) && size(self.matchExpressions) > 0)",
-        "must not be empty: say which nodes with matchLabels or matchExpressions (it is a label selector; a pod's nodeSelector \
-         goes under matchLabels). For every node: matchLabels: {kubernetes.io/os: linux}",
+        NodeSelector::EMPTY,
         None,
     );
     let expressions = property(&mut definition, &["spec", "nodeSelector", "matchExpressions"]);
@@ -82,7 +82,7 @@ pub fn tuning() -> Result<CustomResourceDefinition, Error> {
             item,
             "self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : \
              !has(self.values) || size(self.values) == 0",
-            "operators In and NotIn need values; Exists and DoesNotExist take none",
+            NodeSelectorRequirement::VALUES,
             Some(".values"),
         );
     }

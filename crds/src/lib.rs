@@ -3,6 +3,8 @@
 //! `TcpCloseTuning` is written by people; its status by the operator alone. `TcpCloseNode` is one node's order, written
 //! by the operator, and one node's report, written by that node's agent. Bounds and cross-field rules come from
 //! `tcp-close`; a test keeps the committed YAML equal to what [`definition`] generates.
+//!
+//! Feature `manifest` adds the reader of the YAML that people write, feature `client` the function that makes a client.
 
 pub mod condition;
 pub mod definition;
@@ -13,6 +15,8 @@ pub mod tuning;
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "manifest")]
+pub mod manifest;
 
 pub use node::{TcpCloseNode, TcpCloseNodeSpec, TcpCloseNodeStatus};
 pub use tuning::{TcpCloseTuning, TcpCloseTuningSpec, TcpCloseTuningStatus};

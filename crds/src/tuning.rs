@@ -180,16 +180,34 @@ pub enum SelectorOperator {
 }
 
 impl NodeSelector {
+    /// Why one that [is empty](Self::is_empty) is refused.
+    pub const EMPTY: &str = "must not be empty: say which nodes with matchLabels or matchExpressions (it is a label \
+                             selector; a pod's nodeSelector goes under matchLabels). For every node: matchLabels: \
+                             {kubernetes.io/os: linux}";
+
+    /// Whether it says nothing about a node's labels.
+    pub fn is_empty(&self) -> bool {
+        self.match_labels.is_empty() && self.match_expressions.is_empty()
+    }
+
     /// Whether a node with these labels is selected. An empty selector, which no schema lets through, selects nothing.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let empty = self.match_labels.is_empty() && self.match_expressions.is_empty();
-        !empty
+        !self.is_empty()
             && self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
             && self.match_expressions.iter().all(|requirement| requirement.matches(labels))
     }
 }
 
 impl NodeSelectorRequirement {
+    /// Why one whose values [do not suit](Self::values_suit) its operator is refused.
+    pub const VALUES: &str = "operators In and NotIn need values; Exists and DoesNotExist take none";
+
+    /// Whether there are values if the operator needs them, and only then.
+    pub fn values_suit(&self) -> bool {
+        let needed = matches!(self.operator, SelectorOperator::In | SelectorOperator::NotIn);
+        needed != self.values.is_empty()
+    }
+
     fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         let label = labels.get(&self.key);
         match self.operator {
