@@ -396,7 +396,8 @@ pub struct NodeCounts {
     pub pending: u32,
     /// A rule forbids something there.
     pub refused: u32,
-    /// A write failed there, or the agent has been missing for 5 minutes on a Ready node.
+    /// A write failed there, another program's change stands there, or the agent has been missing for 5 minutes on a Ready
+    /// node.
     pub failed: u32,
     /// The node is not Ready, or its agent has been silent for 3 report intervals.
     pub stale: u32,
@@ -461,7 +462,8 @@ pub struct WorstNode {
     /// Its name.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// Failed, Refused, Stale, Pending, Drifted; for a node where all is well, Sockets: it has the most that close.
+    /// Failed, Contended, Drifted, Refused, Stale, Pending, AtRisk; for a node where all is well, Sockets: it has the most
+    /// that close.
     #[schemars(length(max = 64))]
     pub reason: String,
     /// What is wrong there.
