@@ -81,7 +81,7 @@ pub struct TcpCloseTuningSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: Option<i32>,
-    /// What you know of the network that a node cannot see.
+    /// What you know of the network that a node cannot see, and which costs you accept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safety: Option<Safety>,
     /// What becomes of a value that another program changes.
