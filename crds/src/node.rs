@@ -241,7 +241,7 @@ pub struct SysctlStatus {
     /// When it did so first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drifts_since: Option<Time>,
-    /// The id of the rule that forbids it.
+    /// The id of the rule that forbids it; absent where it is only held back with another sysctl that a rule forbids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub rule: Option<String>,

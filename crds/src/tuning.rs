@@ -81,7 +81,7 @@ pub struct TcpCloseTuningSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: Option<i32>,
-    /// What you know of the network that a node cannot see.
+    /// What you know of the network that a node cannot see, and which costs you accept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safety: Option<Safety>,
     /// What becomes of a value that another program changes.
@@ -414,7 +414,8 @@ pub struct NodeCounts {
     pub pending: u32,
     /// A rule forbids something there.
     pub refused: u32,
-    /// A write failed there, or the agent has been missing for 5 minutes on a Ready node.
+    /// A write failed there, another program's change stands there, or the agent has been missing for 5 minutes on a Ready
+    /// node.
     pub failed: u32,
     /// The node is not Ready, or its agent has been silent for 3 report intervals.
     pub stale: u32,
@@ -479,7 +480,8 @@ pub struct WorstNode {
     /// Its name.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// Failed, Refused, Stale, Pending, Drifted; for a node where all is well, Sockets: it has the most that close.
+    /// Failed, Contended, Drifted, Refused, Stale, Pending, AtRisk; for a node where all is well, Sockets: it has the most
+    /// that close.
     #[schemars(length(max = 64))]
     pub reason: String,
     /// What is wrong there.

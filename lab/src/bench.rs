@@ -2,7 +2,7 @@
 //!
 //! They are compiled with optimisation: a client that is slower than the product would make the floor look high.
 
-mod client;
+pub(crate) mod client;
 mod floor;
 mod footprint;
 mod latency;

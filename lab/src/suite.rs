@@ -31,12 +31,14 @@ mod leader;
 mod orders;
 mod privilege;
 mod rights;
+mod rules;
 
 /// The tests of `cargo lab test`.
 const TESTS: &[&[Test]] = &[
     orders::TESTS,
     counts::TESTS,
     inputs::TESTS,
+    rules::TESTS,
     explain::TESTS,
     helm::TESTS,
     privilege::TESTS,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crds::condition::{Condition, ConditionStatus, kind};
 use crds::node::EntryAction;
+use crds::tuning::WorstNode;
 use crds::{TcpCloseNode, TcpCloseTuning, TcpCloseTuningStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use crate::FIELD_MANAGER;
 use crate::assign::Write;
 use crate::snapshot::Tuning;
+use crate::summarise::AT_RISK;
 use crate::summarise::condition::Reason;
 
 /// The API server refuses more.
@@ -43,7 +45,10 @@ pub fn transitions(before: Option<&TcpCloseTuningStatus>, after: &TcpCloseTuning
     let pair = |kind: &str| Some((find(before, kind), find(Some(after), kind)?));
     let ready = pair(kind::READY).and_then(|(before, after)| of_ready(before.as_ref(), &after));
     let drifted = pair(kind::DRIFTED).and_then(|(before, after)| of_drifted(before.as_ref(), &after));
-    ready.into_iter().chain(drifted).collect()
+    // Drift that nobody puts right is Ready's news already.
+    let told = |drifted: &Transition| ready.as_ref().is_some_and(|ready| ready.reason == drifted.reason);
+    let drifted = drifted.filter(|drifted| !told(drifted));
+    ready.into_iter().chain(drifted).chain(of_risk(before, after)).collect()
 }
 
 fn of_ready(before: Option<&Condition>, after: &Condition) -> Option<Transition> {
@@ -53,6 +58,8 @@ fn of_ready(before: Option<&Condition>, after: &Condition) -> Option<Transition>
     let warning = [
         Reason::Refused,
         Reason::WriteFailed,
+        Reason::Contended,
+        Reason::Drifted,
         Reason::AgentMissing,
         Reason::Conflict,
         Reason::NoMatchingNodes,
@@ -81,6 +88,19 @@ fn of_drifted(before: Option<&Condition>, after: &Condition) -> Option<Transitio
         warning: true,
         reason: after.reason.clone(),
         message: after.message.clone(),
+    })
+}
+
+/// One for the first node whose values a rule would refuse now, however many follow.
+fn of_risk(before: Option<&TcpCloseTuningStatus>, after: &TcpCloseTuningStatus) -> Option<Transition> {
+    fn at_risk(status: &TcpCloseTuningStatus) -> Option<&WorstNode> {
+        status.worst.iter().find(|worst| worst.reason == AT_RISK)
+    }
+    let first = at_risk(after)?;
+    before.and_then(at_risk).is_none().then(|| Transition {
+        warning: true,
+        reason: AT_RISK.into(),
+        message: format!("at risk on {}: {}", first.name, first.message),
     })
 }
 

@@ -41,6 +41,7 @@ pub(crate) fn tuning(name: &str, fin_timeout: i64) -> Tuning {
         sysctls: Sysctls { tcp_fin_timeout_seconds: Some(fin_timeout), ..Sysctls::default() },
         priority: None,
         safety: None,
+        drift_policy: None,
         removal_policy: None,
     };
     let tuning = Tuning {

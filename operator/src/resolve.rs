@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crds::TcpCloseNode;
 use crds::node::{EntryAction, ObservedTuning, SysctlEntry, TuningReference};
 use crds::state::State;
-use crds::tuning::{ClientsBehindNatWord, Mode, RemovalPolicy, TcpCloseTuningSpec};
+use crds::tuning::{DriftPolicyName, Mode, RemovalPolicy, TcpCloseTuningSpec};
 use tcp_close::Sysctl;
 
 use crate::snapshot::{Node, Snapshot, Tuning};
@@ -120,7 +120,9 @@ fn resolve_node(node: &Node, prior: Option<&TcpCloseNode>, tunings: &Ranked<'_>)
             winner.and_then(|at| matching.iter().find(|(tuning, _)| tuning.uid == claims[at].tuning));
         let entry = match (frozen, winner, last) {
             (Some(frozen), _, _) => Some(frozen.clone()),
-            (None, Some((tuning, spec)), _) => Some(set(sysctl, tuning, spec)),
+            (None, Some((tuning, spec)), _) => {
+                Some(entry(sysctl.name(), EntryAction::Set, spec.sysctls.get(sysctl), tuning, spec))
+            }
             (None, None, Some(last)) => wind_down(last, prior, &observers),
             (None, None, None) => None,
         };
@@ -163,13 +165,23 @@ fn contest(
     std::iter::once(claim(winner, Standing::Wins)).chain(losers).collect()
 }
 
-fn set(sysctl: Sysctl, tuning: &Tuning, spec: &TcpCloseTuningSpec) -> SysctlEntry {
+/// The order of a tuning for one key. What the tuning leaves at its default is left out, so that an order of an earlier
+/// version keeps its revision.
+fn entry(
+    name: &str,
+    action: EntryAction,
+    value: Option<i64>,
+    tuning: &Tuning,
+    spec: &TcpCloseTuningSpec,
+) -> SysctlEntry {
     SysctlEntry {
-        name: sysctl.name().into(),
-        action: EntryAction::Set,
-        value: spec.sysctls.get(sysctl),
+        name: name.into(),
+        action,
+        value,
         tuning: reference(tuning),
-        clients_behind_nat: word_on_nat(spec),
+        priority: Some(spec.priority()).filter(|priority| *priority != 0),
+        safety: spec.safety(),
+        drift_policy: Some(spec.drift_policy()).filter(|policy| *policy != DriftPolicyName::Correct),
         removal_policy: spec.removal_policy(),
     }
 }
@@ -182,13 +194,9 @@ fn wind_down(
 ) -> Option<SysctlEntry> {
     let observer = observers.iter().find(|(tuning, _)| tuning.uid == last.tuning.uid);
     match (last.action, observer) {
-        (EntryAction::Set | EntryAction::Hold, Some((tuning, spec))) => Some(SysctlEntry {
-            action: EntryAction::Hold,
-            tuning: reference(tuning),
-            clients_behind_nat: word_on_nat(spec),
-            removal_policy: spec.removal_policy(),
-            ..last.clone()
-        }),
+        (EntryAction::Set | EntryAction::Hold, Some((tuning, spec))) => {
+            Some(entry(&last.name, EntryAction::Hold, last.value, tuning, spec))
+        }
         (EntryAction::Set | EntryAction::Hold, None) => Some(SysctlEntry {
             action: match last.removal_policy {
                 RemovalPolicy::Restore => EntryAction::Restore,
@@ -214,7 +222,7 @@ fn observe(
     let fresh = observers.iter().map(|(tuning, spec)| ObservedTuning {
         tuning: reference(tuning),
         sysctls: spec.sysctls.clone(),
-        clients_behind_nat: word_on_nat(spec),
+        safety: spec.safety(),
     });
     let mut all: Vec<_> = kept.chain(fresh).collect();
     all.sort_by(|one, other| one.tuning.name.cmp(&other.tuning.name));
@@ -224,10 +232,6 @@ fn observe(
 
 fn reference(tuning: &Tuning) -> TuningReference {
     TuningReference { name: tuning.name.clone(), uid: tuning.uid.clone(), revision: tuning.revision.clone() }
-}
-
-fn word_on_nat(spec: &TcpCloseTuningSpec) -> Option<ClientsBehindNatWord> {
-    spec.safety.as_ref().and_then(|safety| safety.clients_behind_nat)
 }
 
 fn entry_of<'a>(order: &'a TcpCloseNode, name: &str) -> Option<&'a SysctlEntry> {

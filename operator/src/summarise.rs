@@ -19,7 +19,7 @@ use crate::snapshot::{Snapshot, Tuning};
 use class::{Class, Finding};
 use condition::Stored;
 use verdict::{Restoring, Scene};
-pub use worst::SOCKETS;
+pub use worst::{AT_RISK, SOCKETS};
 
 /// A tuning that was ready once stays ready while few nodes are pending, or for less than this.
 const PENDING_LONG: Duration = Duration::from_secs(300);

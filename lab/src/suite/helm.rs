@@ -104,7 +104,7 @@ fn refused_release(suite: &Suite) -> Outcome {
         for words in [
             "TcpCloseTuning//legacy not ready. status: Failed",
             "net.ipv4.tcp_tw_recycle was removed from Linux in 4.12",
-            "Remove it from the tuning",
+            "remove it from the tuning",
         ] {
             ensure(said.contains(words), || format!("helm did not say {words:?}: {said}"))?;
         }

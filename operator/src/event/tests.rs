@@ -82,6 +82,41 @@ fn drift_is_a_warning() {
 }
 
 #[test]
+fn drift_that_is_only_reported_is_one_warning_not_two() {
+    let mut cluster = settled();
+    told(&mut cluster, "web");
+    cluster.agent_reports("n1", in_state("Drifted", "set to 60"));
+    assert_eq!(told(&mut cluster, "web"), ["Warning Drifted"]);
+    assert!(told(&mut cluster, "web").is_empty());
+}
+
+#[test]
+fn a_fight_and_its_end_are_told() {
+    let mut cluster = settled();
+    told(&mut cluster, "web");
+    cluster.agent_reports("n1", |status| status.sysctls[0].live = Some(1));
+    assert_eq!(told(&mut cluster, "web"), ["Warning Drifted"]);
+    cluster.agent_reports("n1", in_state("Contended", "left alone"));
+    assert_eq!(told(&mut cluster, "web"), ["Warning Contended"]);
+    cluster.agent_reports("n1", |_| {});
+    assert_eq!(told(&mut cluster, "web"), ["Normal Applied"]);
+}
+
+#[test]
+fn the_first_value_at_risk_is_a_warning_and_the_next_is_none() {
+    let mut cluster = settled();
+    told(&mut cluster, "web");
+    for (node, expected) in [("n1", &["Warning AtRisk"][..]), ("n2", &[])] {
+        cluster.agent_reports(node, |status| {
+            (status.sysctls[0].state, status.sysctls[0].message) = ("AtRisk".into(), Some("unsafe".into()));
+        });
+        assert_eq!(told(&mut cluster, "web"), expected);
+    }
+    cluster.agents_apply();
+    assert!(told(&mut cluster, "web").is_empty(), "that it is over is a condition's business");
+}
+
+#[test]
 fn a_write_that_drops_entries_tells_what_became_of_them() {
     let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
     cluster.delete_tuning("web");

@@ -1,3 +1,5 @@
+use crds::tuning::{ClientsBehindNatWord, Safety};
+
 use super::*;
 use crate::fixtures::{Cluster, FIN, RETRIES, selector, tuning};
 
@@ -265,4 +267,87 @@ fn nothing_moves_when_nothing_changed() {
     assert_eq!(cluster.resolve(), cluster.resolve());
     assert_eq!(crate::assign::plan(&cluster.snapshot, &cluster.resolve()), []);
     assert_eq!(cluster.order("n1").entries.len(), 1, "{RETRIES} was never ordered");
+}
+
+// What a tuning says beside its values.
+
+/// A tuning that says everything that it can.
+fn outspoken() -> Tuning {
+    tuning("a", 10).priority(7).keeping().with(|spec| {
+        spec.drift_policy = Some(DriftPolicyName::Report);
+        spec.safety = Some(Safety {
+            clients_behind_nat: Some(ClientsBehindNatWord::Never),
+            acknowledge: vec!["fin-timeout-below-5".into()],
+        });
+    })
+}
+
+#[test]
+fn an_entry_carries_what_its_tuning_says_of_precedence_safety_drift_and_removal() {
+    let tuning = outspoken();
+    let safety = tuning.spec.as_ref().unwrap().safety();
+    let entry = one_node(vec![tuning]).order("n1").entries.remove(0);
+    assert_eq!((entry.priority, entry.safety), (Some(7), safety));
+    assert_eq!(
+        (entry.drift_policy, entry.removal_policy),
+        (Some(DriftPolicyName::Report), RemovalPolicy::Keep)
+    );
+}
+
+#[test]
+fn an_entry_leaves_out_what_its_tuning_says_by_saying_nothing() {
+    let explicit = tuning("a", 10).priority(0).with(|spec| {
+        spec.drift_policy = Some(DriftPolicyName::Correct);
+        spec.safety = Some(Safety::default());
+    });
+    let entry = one_node(vec![explicit]).order("n1").entries.remove(0);
+    assert_eq!((entry.priority, &entry.safety, entry.drift_policy), (None, &Safety::default(), None));
+    assert_eq!(entry, one_node(vec![tuning("a", 10)]).order("n1").entries[0]);
+}
+
+#[test]
+fn an_observed_tuning_carries_its_word_on_safety() {
+    let tuning = outspoken().observing();
+    let safety = tuning.spec.as_ref().unwrap().safety();
+    assert_eq!(one_node(vec![tuning]).order("n1").observe[0].safety, safety);
+}
+
+#[test]
+fn an_entry_that_is_wound_down_keeps_what_it_carried() {
+    let mut cluster = one_node(vec![outspoken()]);
+    let before = cluster.order("n1").entries.remove(0);
+    cluster.delete_tuning("a");
+    let after = cluster.order("n1").entries.remove(0);
+    assert_eq!(after, SysctlEntry { action: EntryAction::Release, value: None, ..before });
+}
+
+#[test]
+fn a_held_entry_follows_what_its_tuning_says_now() {
+    let mut cluster = one_node(vec![tuning("a", 10)]);
+    cluster.edit_tuning("a", |_| outspoken().observing());
+    let entry = cluster.order("n1").entries.remove(0);
+    assert_eq!((entry.action, entry.priority), (EntryAction::Hold, Some(7)));
+    assert_eq!(entry.safety.acknowledge, ["fin-timeout-below-5"]);
+    assert_eq!(entry.removal_policy, RemovalPolicy::Keep);
+}
+
+/// The revision is the one that 0.1.0 gave to this order.
+#[test]
+fn an_order_of_0_1_0_keeps_its_revision() {
+    let mut web = tuning("web", 30).with(|spec| {
+        spec.sysctls.tcp_orphan_retries = Some(5);
+        spec.sysctls.tcp_max_tw_buckets = Some(200_000);
+    });
+    web.uid = "17520652-d062-48f1-b462-d47810f7bc9d".into();
+    let mut observe = tuning("observe", 15).observing().with(|spec| {
+        spec.sysctls.tcp_orphan_retries = Some(4);
+        spec.sysctls.tcp_max_orphans = Some(65_536);
+        spec.sysctls.tcp_max_tw_buckets = Some(262_144);
+        spec.sysctls.tcp_tw_reuse = Some(1);
+        spec.sysctls.tcp_tw_reuse_delay_milliseconds = Some(1000);
+        spec.sysctls.tcp_timestamps = Some(1);
+    });
+    observe.uid = "3b1a24d4-8f7c-4b90-9824-a9a83b337403".into();
+    let order = one_node(vec![web, observe]).order("n1");
+    assert_eq!(crds::revision::of_entries(&order.entries, &order.observe), "ea0b74e16f29");
 }

@@ -27,6 +27,10 @@ pub enum Class {
     Pending,
     /// A rule forbids something.
     Refused,
+    /// Another program has changed something, and the tuning wants that reported, not put right.
+    Drifted,
+    /// Another program keeps changing something, and its agent leaves it alone for a while.
+    Contended,
     /// A write failed.
     WriteFailed,
     /// It is Ready, and its agent has said nothing for minutes.
@@ -39,7 +43,7 @@ impl Class {
     /// Whether it counts as failed.
     pub fn is_failed(self) -> bool {
         match self {
-            Self::WriteFailed | Self::AgentMissing => true,
+            Self::Drifted | Self::Contended | Self::WriteFailed | Self::AgentMissing => true,
             Self::Updated | Self::Pending | Self::Refused | Self::Stale => false,
         }
     }
@@ -62,9 +66,11 @@ pub struct Finding<'a> {
     pub lost: Vec<&'a Claim>,
     /// Sysctls that the tuning does order.
     pub won: Vec<Sysctl>,
-    /// Sysctls that another program changed.
-    pub drifted: Vec<&'a str>,
-    /// Rows that a rule forbids.
+    /// Sysctls that another program changed, whatever became of that.
+    pub drifted: Vec<&'a SysctlStatus>,
+    /// Sysctls that are in force, and that a rule would refuse now.
+    pub at_risk: Vec<&'a SysctlStatus>,
+    /// Sysctls that a rule forbids, and those that are held back with them.
     pub refused: Vec<&'a SysctlStatus>,
     /// In mode Observe: whether Enforce would write something.
     pub would_change: bool,
@@ -192,6 +198,7 @@ impl<'a> Finding<'a> {
             lost: Vec::new(),
             won: Vec::new(),
             drifted: Vec::new(),
+            at_risk: Vec::new(),
             refused: Vec::new(),
             would_change: false,
             sockets: None,
@@ -223,6 +230,11 @@ impl<'a> Finding<'a> {
             }
         }
         (self.class, self.message) = worst;
+        if self.class == Class::Refused {
+            // What is held back has no rule of its own: the reason is the key that has.
+            let forbidden = self.refused.iter().find(|row| row.rule.is_some());
+            self.message = forbidden.map_or_else(|| std::mem::take(&mut self.message), |row| said(row));
+        }
     }
 
     /// What the node says of one entry.
@@ -234,16 +246,12 @@ impl<'a> Finding<'a> {
                 EntryAction::Hold | EntryAction::Restore | EntryAction::Release => updated,
             };
         };
-        let message = || {
-            let said = row.message.clone();
-            said.unwrap_or_else(|| format!("{}: {}", row.name, row.state))
-        };
         let state = State::parse(&row.state);
         match entry.action {
-            EntryAction::Set => self.judge_set(entry, row, view, message()),
+            EntryAction::Set => self.judge_set(entry, row, view),
             EntryAction::Hold => updated,
             EntryAction::Restore | EntryAction::Release => match state {
-                Some(State::Failed) => (Class::WriteFailed, message()),
+                Some(State::Failed) => (Class::WriteFailed, said(row)),
                 Some(state) if state.is_removed() || state == State::Unsupported => updated,
                 _ => (Class::Pending, format!("{} is being put back", entry.name)),
             },
@@ -255,16 +263,18 @@ impl<'a> Finding<'a> {
         entry: &SysctlEntry,
         row: &'a SysctlStatus,
         view: &View<'a, '_>,
-        message: String,
     ) -> (Class, String) {
         let drifted = row.live.is_some_and(|live| Some(live) != entry.value);
         if row.desired.is_some() && row.desired != entry.value {
             return (Class::Pending, format!("its agent reports an older order for {}", entry.name));
         }
         match State::parse(&row.state) {
-            Some(State::Applied) => {
+            Some(state @ (State::Applied | State::AtRisk)) => {
                 if drifted || view.history.has_drifted(self.node, &row.name) {
-                    self.drifted.push(&row.name);
+                    self.drifted.push(row);
+                }
+                if state == State::AtRisk {
+                    self.at_risk.push(row);
                 }
                 (Class::Updated, String::new())
             }
@@ -274,9 +284,17 @@ impl<'a> Finding<'a> {
             }
             Some(State::Refused) => {
                 self.refused.push(row);
-                (Class::Refused, message)
+                (Class::Refused, said(row))
             }
-            Some(State::Failed) => (Class::WriteFailed, message),
+            Some(State::Drifted) => {
+                self.drifted.push(row);
+                (Class::Drifted, said(row))
+            }
+            Some(State::Contended) => {
+                self.drifted.push(row);
+                (Class::Contended, said(row))
+            }
+            Some(State::Failed) => (Class::WriteFailed, said(row)),
             Some(
                 State::Pending
                 | State::Held
@@ -286,9 +304,9 @@ impl<'a> Finding<'a> {
                 | State::Released
                 | State::WouldChange
                 | State::WouldRefuse,
-            ) => (Class::Pending, message),
+            ) => (Class::Pending, said(row)),
             // A newer agent's word. What the kernel holds is plain all the same.
-            None if drifted || row.live.is_none() => (Class::WriteFailed, message),
+            None if drifted || row.live.is_none() => (Class::WriteFailed, said(row)),
             None => (Class::Updated, String::new()),
         }
     }
@@ -321,7 +339,14 @@ fn severity(class: Class) -> u8 {
         Class::Stale => 1,
         Class::Pending => 2,
         Class::Refused => 3,
-        Class::WriteFailed => 4,
-        Class::AgentMissing => 5,
+        Class::Drifted => 4,
+        Class::Contended => 5,
+        Class::WriteFailed => 6,
+        Class::AgentMissing => 7,
     }
+}
+
+/// What an agent says of a sysctl.
+pub(super) fn said(row: &SysctlStatus) -> String {
+    row.message.clone().unwrap_or_else(|| format!("{}: {}", row.name, row.state))
 }

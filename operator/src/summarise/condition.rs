@@ -30,6 +30,10 @@ pub enum Reason {
     Refused,
     /// A write failed.
     WriteFailed,
+    /// Another program keeps changing something, and is left alone for a while.
+    Contended,
+    /// Another program has changed something, which is reported and not put right.
+    Drifted,
     /// An agent is missing on a Ready node.
     AgentMissing,
     /// Another tuning of the same priority orders another value.
@@ -54,6 +58,8 @@ impl Reason {
             Self::NoMatchingNodes => "NoMatchingNodes",
             Self::Refused => "Refused",
             Self::WriteFailed => "WriteFailed",
+            Self::Contended => "Contended",
+            Self::Drifted => "Drifted",
             Self::AgentMissing => "AgentMissing",
             Self::Conflict => "Conflict",
             Self::Overridden => "Overridden",

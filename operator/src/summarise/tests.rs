@@ -3,7 +3,9 @@ use crds::condition::ConditionStatus;
 use crate::fixtures::{Cluster, in_state, selector, tuning};
 use crate::snapshot::Tuning;
 
+mod drift;
 mod lists;
+mod rules;
 
 fn settled(nodes: &[&str]) -> Cluster {
     Cluster::settled(nodes, vec![tuning("web", 30)])
@@ -426,22 +428,6 @@ fn nothing_moves_when_only_time_passes() {
 }
 
 #[test]
-fn drift_is_shown_and_is_no_fault() {
-    let mut cluster = settled(&["n1", "n2"]);
-    cluster.status("web");
-    cluster.pass(1);
-    cluster.agent_reports("n2", |status| status.sysctls[0].drifts = Some(1));
-    assert_eq!(cluster.verdict("web"), "True Applied");
-    let status = cluster.status("web");
-    assert_eq!(status.conditions[4].status, ConditionStatus::True);
-    assert!(status.conditions[4].message.contains("net.ipv4.tcp_fin_timeout on 1 node (n2)"));
-    assert_eq!(status.worst[0].reason, "Drifted");
-    cluster.pass(20);
-    cluster.agent_reports("n2", |status| status.sysctls[0].drifts = Some(1));
-    assert_eq!(cluster.status("web").conditions[4].status, ConditionStatus::False, "and then is over");
-}
-
-#[test]
 fn a_long_message_is_cut_at_the_schemas_bound() {
     let mut cluster = settled(&["n1"]);
     cluster.agent_reports("n1", in_state("Failed", &"x".repeat(2000)));
@@ -455,8 +441,8 @@ fn a_long_message_is_cut_at_the_schemas_bound() {
 #[test]
 fn an_unknown_state_is_judged_by_what_the_kernel_holds() {
     let mut cluster = settled(&["n1"]);
-    cluster.agent_reports("n1", |status| status.sysctls[0].state = "AtRisk".into());
+    cluster.agent_reports("n1", |status| status.sysctls[0].state = "Blessed".into());
     assert_eq!(cluster.verdict("web"), "True Applied");
-    cluster.agent_reports("n1", in_state("Contended", "somebody else"));
+    cluster.agent_reports("n1", in_state("Cursed", "somebody else"));
     assert_eq!(cluster.verdict("web"), "False WriteFailed Stalled");
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use crds::condition::ConditionStatus;
+use crds::state::State;
 use crds::tuning::Mode;
 use crds::{TcpCloseTuningSpec, node::SysctlStatus};
 use tcp_close::Sysctl;
 
-use super::class::{Class, Finding};
+use super::class::{Class, Finding, said};
 use super::condition::{Reason, Verdict, Work};
 use super::{nodes, some};
 use crate::resolve::{Resolution, Standing};
@@ -208,6 +209,8 @@ impl<'a> Scene<'a> {
         let groups = [
             (Class::Refused, Reason::Refused, "refused"),
             (Class::WriteFailed, Reason::WriteFailed, "failed"),
+            (Class::Contended, Reason::Contended, "contended"),
+            (Class::Drifted, Reason::Drifted, "drifted"),
             (Class::AgentMissing, Reason::AgentMissing, "missing"),
         ];
         let groups = groups.map(|(class, reason, word)| (self.of(class), reason, word));
@@ -217,6 +220,7 @@ impl<'a> Scene<'a> {
         let names = some(group.iter().map(|finding| finding.node));
         let what_to_do = match reason {
             Reason::WriteFailed => "; look at the log of the agent there",
+            Reason::Contended | Reason::Drifted => FIND_THE_PROGRAM,
             Reason::AgentMissing => "; look at the agent's pod there",
             _ => "",
         };
@@ -269,14 +273,22 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// What is not in force and is no failure.
+    /// What is no failure, and yet worth a word.
     fn exceptions(&self) -> impl Iterator<Item = String> {
         let winners: BTreeSet<_> = self.overriders().collect();
         let overridden = (!winners.is_empty()).then(|| {
             let lost = self.findings.iter().filter(|finding| !finding.lost.is_empty()).count();
             format!("tunings of higher priority ({}) order a sysctl on {}", some(winners), nodes(lost))
         });
-        self.lacking().into_iter().chain(overridden)
+        self.lacking().into_iter().chain(overridden).chain(self.at_risk())
+    }
+
+    /// Where a value stays that a rule would refuse now, and in the words of the first node why.
+    fn at_risk(&self) -> Option<String> {
+        let at_risk: Vec<_> = self.findings.iter().filter(|finding| !finding.at_risk.is_empty()).collect();
+        let row = at_risk.first()?.at_risk.first()?;
+        let names = some(at_risk.iter().map(|finding| finding.node));
+        Some(format!("at risk on {} ({names}): {}", nodes(at_risk.len()), said(row)))
     }
 
     /// Which nodes lack a sysctl, if any do.
@@ -316,13 +328,13 @@ impl<'a> Scene<'a> {
 
     fn drifted(&self) -> Option<String> {
         let drifted: Vec<_> = self.findings.iter().filter(|finding| !finding.drifted.is_empty()).collect();
-        let key = drifted.first()?.drifted.first()?;
+        let rows = || drifted.iter().flat_map(|finding| finding.drifted.iter().copied());
+        // What is left alone comes before what needs nobody today.
+        let row = rows().find(|row| is_left_alone(row)).or_else(|| rows().next())?;
+        let found = if is_left_alone(row) { said(row) } else { "the agent puts it right".into() };
         let names = some(drifted.iter().map(|finding| finding.node));
-        Some(format!(
-            "another program changes {key} on {} ({names}); the agent puts it right. Find the program: often a sysctl.d file, \
-             or another node tuner",
-            nodes(drifted.len())
-        ))
+        let on = nodes(drifted.len());
+        Some(format!("another program changes {} on {on} ({names}): {found}{FIND_THE_PROGRAM}", row.name))
     }
 
     fn name_of(&self, uid: &'a str) -> &str {
@@ -332,6 +344,14 @@ impl<'a> Scene<'a> {
     fn value_of(&self, uid: &str, sysctl: Sysctl) -> Option<i64> {
         self.snapshot.tuning(uid)?.spec.as_ref().ok()?.sysctls.get(sysctl)
     }
+}
+
+/// What to do about another program.
+const FIND_THE_PROGRAM: &str = "; find the program: often a sysctl.d file, or another node tuner";
+
+/// Whether what another program has changed is not put right.
+fn is_left_alone(row: &SysctlStatus) -> bool {
+    matches!(State::parse(&row.state), Some(State::Drifted | State::Contended))
 }
 
 fn shown(value: Option<i64>) -> String {

@@ -7,7 +7,7 @@ use crds::node::{Sockets, SysctlStatus};
 use crds::tuning::{RefusalSummary, WorstNode};
 use tcp_close::sockets::two_digits;
 
-use super::class::{Class, Finding};
+use super::class::{Class, Finding, said};
 use super::{NAMES_MAX, clip, count};
 
 const WORST_MAX: usize = 10;
@@ -18,6 +18,9 @@ const REFUSAL_MESSAGE_MAX: usize = 512;
 
 /// The reason of a node where all is well, and which is listed for its closing sockets.
 pub const SOCKETS: &str = "Sockets";
+/// The reason of a node where everything is in force, and a rule would refuse something of it now.
+pub const AT_RISK: &str = "AtRisk";
+const DRIFTED: &str = "Drifted";
 
 /// The nodes that need a look most: where something is wrong, then where most sockets close.
 pub(super) fn worst(findings: &[Finding<'_>]) -> Vec<WorstNode> {
@@ -33,19 +36,29 @@ pub(super) fn worst(findings: &[Finding<'_>]) -> Vec<WorstNode> {
 fn trouble(finding: &Finding<'_>) -> Option<(u8, WorstNode)> {
     let (rank, reason) = match finding.class {
         Class::WriteFailed | Class::AgentMissing => (0, "Failed"),
+        Class::Contended => (0, "Contended"),
+        Class::Drifted => (0, DRIFTED),
         Class::Refused => (1, "Refused"),
         Class::Stale => (2, "Stale"),
         Class::Pending => (3, "Pending"),
-        Class::Updated if !finding.drifted.is_empty() => (4, "Drifted"),
-        Class::Updated => return None,
+        Class::Updated => return overlay(finding),
     };
-    let message = if rank == 4 {
-        format!("another program changes {}", finding.drifted.join(", "))
-    } else {
-        finding.message.clone()
-    };
-    let message = clip(&message, WORST_MESSAGE_MAX);
-    Some((rank, WorstNode { name: finding.node.into(), reason: reason.into(), message }))
+    Some((rank, worst_node(finding, reason, &finding.message)))
+}
+
+/// What needs a look where everything is in force.
+fn overlay(finding: &Finding<'_>) -> Option<(u8, WorstNode)> {
+    if let Some(row) = finding.at_risk.first() {
+        return Some((4, worst_node(finding, AT_RISK, &said(row))));
+    }
+    let drifted: Vec<_> = finding.drifted.iter().map(|row| row.name.as_str()).collect();
+    let message = format!("another program changes {}", drifted.join(", "));
+    (!drifted.is_empty()).then(|| (5, worst_node(finding, DRIFTED, &message)))
+}
+
+fn worst_node(finding: &Finding<'_>, reason: &str, message: &str) -> WorstNode {
+    let message = clip(message, WORST_MESSAGE_MAX);
+    WorstNode { name: finding.node.into(), reason: reason.into(), message }
 }
 
 fn busy(finding: &Finding<'_>) -> Option<(u64, WorstNode)> {
