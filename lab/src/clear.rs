@@ -14,7 +14,7 @@ use crate::{
     checkout::Checkout,
     error::{Error, Result},
     files,
-    process::{Process, Records, marked},
+    process::{Process, Records, marked, pids},
     report::{Seen, poll_until, say},
 };
 
@@ -111,9 +111,8 @@ fn namespaces(processes: &[Process]) -> BTreeSet<PathBuf> {
 }
 
 fn left_in(namespaces: &BTreeSet<PathBuf>) -> Vec<String> {
-    let pids = files::list(Path::new("/proc")).unwrap_or_default().into_iter();
-    pids.filter_map(|name| name.parse::<u32>().ok())
-        .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|own| namespaces.contains(&own)))
+    let pids = pids().unwrap_or_default().into_iter();
+    pids.filter(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|own| namespaces.contains(&own)))
         .filter_map(Process::of_pid)
         .filter(Process::is_alive)
         .map(|process| format!("process {}", process.pid))

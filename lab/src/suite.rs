@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
+use tcp_close::Sysctl;
 
 use crate::{
     checkout::Checkout,
@@ -46,6 +47,11 @@ const TESTS: &[&[Test]] = &[
 /// What takes long, for `cargo lab test --all`.
 const LONG_TESTS: &[&[Test]] =
     &[leader::LONG_TESTS, helm::LONG_TESTS, faults::LONG_TESTS, benches::LONG_TESTS];
+
+const FIN_TIMEOUT: &str = Sysctl::FinTimeout.name();
+const RETRIES: &str = Sysctl::OrphanRetries.name();
+/// A change takes a second; a loaded machine may take longer.
+const SOON: Duration = Duration::from_secs(30);
 
 /// A sentence about behaviour, and the function that finds out whether it is true.
 pub struct Test {
@@ -212,14 +218,14 @@ impl Suite {
 
     /// Waits until the tuning is Ready=True/Applied.
     pub fn wait_until_applied(&self, tuning: &str) -> Result<Duration, Failure> {
-        self.wait_for_condition(tuning, "Ready", ("True", "Applied"), Duration::from_secs(30))
+        self.wait_for_condition(tuning, "Ready", ("True", "Applied"), SOON)
     }
 
     /// Waits until a node's kernel holds a value.
     pub fn wait_for_value(&self, node: &str, key: &str, value: &str) -> Result<Duration, Failure> {
         let node = self.cluster.node(node)?;
         let what = format!("{key} is {value} on {}", node.name);
-        let took = poll_until(&what, Duration::from_secs(30), || {
+        let took = poll_until(&what, SOON, || {
             let live = node.read_sysctl(key)?;
             Ok(Seen::when(live == value, || live.clone()))
         })?;
