@@ -23,6 +23,11 @@ const GONE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Ends everything of this checkout's lab and removes its folder. Says so only where there was something.
 pub(crate) fn clear(checkout: &Checkout) -> Result<()> {
+    // A test that was killed may have left another checkout's lab, of which nobody else knows.
+    let others = checkout.made_by_tests();
+    for name in files::list(&others)? {
+        clear(&Checkout::at(&others.join(name))?)?;
+    }
     let records = Records::new(checkout.state().join("processes"));
     let running = processes(checkout, &records)?;
     let folder = checkout.state();

@@ -17,10 +17,11 @@ use crate::{
     error::{Error, Result},
     images::Images,
     install::install_from_checkout,
-    report::{Seen, poll_until, say},
+    report::{Seen, minutes, poll_until, say},
     up::{NODES, up},
 };
 
+mod another;
 mod benches;
 mod checks;
 mod counts;
@@ -29,6 +30,8 @@ mod faults;
 mod helm;
 mod inputs;
 mod leader;
+mod lives;
+mod messages;
 mod orders;
 mod privilege;
 mod rights;
@@ -43,10 +46,11 @@ const TESTS: &[&[Test]] = &[
     privilege::TESTS,
     rights::TESTS,
     faults::TESTS,
+    messages::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
 const LONG_TESTS: &[&[Test]] =
-    &[leader::LONG_TESTS, helm::LONG_TESTS, faults::LONG_TESTS, benches::LONG_TESTS];
+    &[leader::LONG_TESTS, helm::LONG_TESTS, faults::LONG_TESTS, lives::LONG_TESTS, benches::LONG_TESTS];
 
 const FIN_TIMEOUT: &str = Sysctl::FinTimeout.name();
 const RETRIES: &str = Sysctl::OrphanRetries.name();
@@ -105,11 +109,13 @@ impl Tally {
     }
 }
 
-/// Runs the tests, and prints how many passed and failed as the last line. A lab that was up stays up.
+/// Runs the tests, and prints how long that took and, as the last line, how many passed and failed. A lab that was up
+/// stays up.
 ///
 /// # Errors
 /// Where the cluster does not come up, or does not come down.
 pub fn test(all: bool, filter: &str) -> Result<Tally> {
+    let start = Instant::now();
     let checkout = Checkout::current()?;
     let mut tally = Tally::default();
     if all && filter.is_empty() {
@@ -129,6 +135,7 @@ pub fn test(all: bool, filter: &str) -> Result<Tally> {
     if !was_up {
         down()?;
     }
+    println!("the tests took {}", minutes(start.elapsed()));
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally)
 }
