@@ -60,3 +60,26 @@ pub fn client(config: &Config) -> Result<Client, kube::Error> {
         .service(http);
     Ok(ClientBuilder::new(BoxService::new(service), config.default_namespace.clone()).build())
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::utils::Backoff;
+
+    use super::*;
+
+    #[test]
+    fn a_broken_watch_is_opened_again_within_a_second_and_never_later_than_30_s() {
+        let mut rests = backoff();
+        let first = REST_FIRST..2 * REST_FIRST;
+        assert!(first.contains(&rests.next().unwrap()));
+        assert!(rests.by_ref().take(100).all(|rest| rest < Duration::from_secs(30)));
+        rests.reset();
+        assert!(first.contains(&rests.next().unwrap()), "an answer starts it anew");
+    }
+
+    #[test]
+    fn two_agents_do_not_come_back_at_once() {
+        let rests = || backoff().take(5).collect::<Vec<_>>();
+        assert_ne!(rests(), rests());
+    }
+}

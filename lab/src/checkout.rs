@@ -53,6 +53,11 @@ impl Checkout {
         Path::new(STATE_ROOT).join(&self.name)
     }
 
+    /// Holds the checkouts that its tests make; their labs go with this one.
+    pub(crate) fn made_by_tests(&self) -> PathBuf {
+        self.state().join("checkouts")
+    }
+
     /// Holds off other commands that start or end this lab. The lock is on a file that is there anyway: nothing to
     /// clean up.
     pub fn lock(&self) -> Result<File> {

@@ -14,7 +14,7 @@ use crate::{
     checkout::Checkout,
     error::{Error, Result},
     files,
-    process::{Process, Records, marked},
+    process::{Process, Records, marked, pids},
     report::{Seen, poll_until, say},
 };
 
@@ -23,6 +23,11 @@ const GONE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Ends everything of this checkout's lab and removes its folder. Says so only where there was something.
 pub(crate) fn clear(checkout: &Checkout) -> Result<()> {
+    // A test that was killed may have left another checkout's lab, of which nobody else knows.
+    let others = checkout.made_by_tests();
+    for name in files::list(&others)? {
+        clear(&Checkout::at(&others.join(name))?)?;
+    }
     let records = Records::new(checkout.state().join("processes"));
     let running = processes(checkout, &records)?;
     let folder = checkout.state();
@@ -111,9 +116,8 @@ fn namespaces(processes: &[Process]) -> BTreeSet<PathBuf> {
 }
 
 fn left_in(namespaces: &BTreeSet<PathBuf>) -> Vec<String> {
-    let pids = files::list(Path::new("/proc")).unwrap_or_default().into_iter();
-    pids.filter_map(|name| name.parse::<u32>().ok())
-        .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|own| namespaces.contains(&own)))
+    let pids = pids().unwrap_or_default().into_iter();
+    pids.filter(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|own| namespaces.contains(&own)))
         .filter_map(Process::of_pid)
         .filter(Process::is_alive)
         .map(|process| format!("process {}", process.pid))

@@ -14,6 +14,7 @@ mod error;
 mod files;
 mod fixture;
 pub mod images;
+mod inotify;
 mod install;
 mod namespace;
 mod network;

@@ -119,8 +119,8 @@ impl Node {
     /// The live processes below this node whose program has this file name, in containers too.
     pub fn processes(&self, program: &str) -> Result<Vec<Process>> {
         let init = self.pid()?;
-        let pids = files::list(Path::new("/proc"))?.into_iter().filter_map(|name| name.parse::<u32>().ok());
-        let found = pids.filter(|pid| runs(*pid, program) && descends_from(*pid, init));
+        let found =
+            process::pids()?.into_iter().filter(|pid| runs(*pid, program) && descends_from(*pid, init));
         Ok(found.filter_map(Process::of_pid).filter(Process::is_alive).collect())
     }
 

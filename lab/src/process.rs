@@ -158,6 +158,12 @@ impl Records {
     }
 }
 
+/// The pids of all processes, in no useful order.
+pub(crate) fn pids() -> Result<Vec<u32>> {
+    let names = files::list(Path::new("/proc"))?;
+    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+}
+
 /// Every live process that carries the mark of a lab in its environment, but for this one.
 pub(crate) fn marked(lab: &str) -> Result<Vec<Process>> {
     let wanted = format!("{MARK}={lab}");
@@ -166,8 +172,8 @@ pub(crate) fn marked(lab: &str) -> Result<Vec<Process>> {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
     };
-    let pids = files::list(Path::new("/proc"))?.into_iter().filter_map(|name| name.parse::<u32>().ok());
-    Ok(pids
+    Ok(pids()?
+        .into_iter()
         .filter(|pid| *pid != std::process::id() && is_ours(*pid))
         .filter_map(Process::of_pid)
         .filter(Process::is_alive)

@@ -14,8 +14,12 @@ use crate::{
     shared_build::SharedBuild,
 };
 
+/// The operator's program.
+pub(crate) const OPERATOR: &str = "tcpclose-operator";
+/// The agent's.
+pub(crate) const AGENT: &str = "tcpclose-agent";
 /// The packages and the binaries they make.
-const PROGRAMS: [(&str, &str); 2] = [("operator", "tcpclose-operator"), ("node-agent", "tcpclose-agent")];
+const PROGRAMS: [(&str, &str); 2] = [("operator", OPERATOR), ("node-agent", AGENT)];
 
 /// The static binaries of a build.
 #[derive(Debug, Clone)]

@@ -29,6 +29,12 @@ pub fn say(text: impl AsRef<str>) {
     eprintln!("[{:>6.1}s] {}", elapsed().as_secs_f64(), text.as_ref());
 }
 
+/// A time as a person would say it: `9 min 5 s`.
+pub(crate) fn minutes(time: Duration) -> String {
+    let seconds = time.as_secs();
+    format!("{} min {} s", seconds / 60, seconds % 60)
+}
+
 /// Runs a step that may take long: says that it goes on, and how long it took.
 pub fn during<T>(what: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = Instant::now();
@@ -120,6 +126,12 @@ mod tests {
             error.to_string().contains("the moon is blue") && error.to_string().contains("grey"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_time_is_told_in_minutes_and_seconds() {
+        assert_eq!(minutes(Duration::from_secs(545)), "9 min 5 s");
+        assert_eq!(minutes(Duration::from_millis(59_900)), "0 min 59 s");
     }
 
     #[test]

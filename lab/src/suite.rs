@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
+use tcp_close::Sysctl;
 
 use crate::{
     checkout::Checkout,
@@ -16,10 +17,11 @@ use crate::{
     error::{Error, Result},
     images::Images,
     install::install_from_checkout,
-    report::{Seen, poll_until, say},
+    report::{Seen, minutes, poll_until, say},
     up::{NODES, up},
 };
 
+mod another;
 mod benches;
 mod checks;
 mod counts;
@@ -28,6 +30,8 @@ mod faults;
 mod helm;
 mod inputs;
 mod leader;
+mod lives;
+mod messages;
 mod orders;
 mod privilege;
 mod rights;
@@ -44,10 +48,16 @@ const TESTS: &[&[Test]] = &[
     privilege::TESTS,
     rights::TESTS,
     faults::TESTS,
+    messages::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
 const LONG_TESTS: &[&[Test]] =
-    &[leader::LONG_TESTS, helm::LONG_TESTS, faults::LONG_TESTS, benches::LONG_TESTS];
+    &[leader::LONG_TESTS, helm::LONG_TESTS, faults::LONG_TESTS, lives::LONG_TESTS, benches::LONG_TESTS];
+
+const FIN_TIMEOUT: &str = Sysctl::FinTimeout.name();
+const RETRIES: &str = Sysctl::OrphanRetries.name();
+/// A change takes a second; a loaded machine may take longer.
+const SOON: Duration = Duration::from_secs(30);
 
 /// A sentence about behaviour, and the function that finds out whether it is true.
 pub struct Test {
@@ -101,11 +111,13 @@ impl Tally {
     }
 }
 
-/// Runs the tests, and prints how many passed and failed as the last line. A lab that was up stays up.
+/// Runs the tests, and prints how long that took and, as the last line, how many passed and failed. A lab that was up
+/// stays up.
 ///
 /// # Errors
 /// Where the cluster does not come up, or does not come down.
 pub fn test(all: bool, filter: &str) -> Result<Tally> {
+    let start = Instant::now();
     let checkout = Checkout::current()?;
     let mut tally = Tally::default();
     if all && filter.is_empty() {
@@ -125,6 +137,7 @@ pub fn test(all: bool, filter: &str) -> Result<Tally> {
     if !was_up {
         down()?;
     }
+    println!("the tests took {}", minutes(start.elapsed()));
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally)
 }
@@ -214,14 +227,14 @@ impl Suite {
 
     /// Waits until the tuning is Ready=True/Applied.
     pub fn wait_until_applied(&self, tuning: &str) -> Result<Duration, Failure> {
-        self.wait_for_condition(tuning, "Ready", ("True", "Applied"), Duration::from_secs(30))
+        self.wait_for_condition(tuning, "Ready", ("True", "Applied"), SOON)
     }
 
     /// Waits until a node's kernel holds a value.
     pub fn wait_for_value(&self, node: &str, key: &str, value: &str) -> Result<Duration, Failure> {
         let node = self.cluster.node(node)?;
         let what = format!("{key} is {value} on {}", node.name);
-        let took = poll_until(&what, Duration::from_secs(30), || {
+        let took = poll_until(&what, SOON, || {
             let live = node.read_sysctl(key)?;
             Ok(Seen::when(live == value, || live.clone()))
         })?;

@@ -9,7 +9,7 @@ use crate::{
     control_plane::{Component, probe_namespaces},
     debian,
     error::{Error, Result},
-    files, images, network,
+    files, images, inotify, network,
     node::Node,
     pieces,
     pki::{self, Authority, Subject},
@@ -44,7 +44,7 @@ pub fn up(nodes: u8) -> Result<Cluster> {
         return Err(missing);
     }
     // What has started stays for the person to look at; the next `up` or `down` clears it.
-    start(&cluster).inspect_err(|_| keep_logs(&cluster))?;
+    start(&cluster).map_err(inotify::explain).inspect_err(|_| keep_logs(&cluster))?;
     cluster.set_complete()?;
     say(format!("up: every node is Ready ({})", cluster.nodes().len()));
     Ok(cluster)

@@ -5,12 +5,11 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
+use crds::client::backoff;
 use futures::{Stream, StreamExt};
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{self, Store};
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, reflector::store::Writer};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -104,7 +103,7 @@ async fn reflect<K>(
 {
     let kind = <K as Resource>::plural(&()).into_owned();
     let api = Api::<K>::all(client.clone());
-    let events = watcher(api, watcher::Config::default()).backoff(Patience::default()).modify(strip);
+    let events = watcher(api, watcher::Config::default()).backoff(backoff()).modify(strip);
     let mut events = std::pin::pin!(log_first_errors(events.reflect(writer), kind, interrupted));
     while let Some(wakes) = events.next().await {
         if wakes {
@@ -142,42 +141,12 @@ fn log_first_errors<K>(
     })
 }
 
-/// How long a broken watch waits before it tries again: soon, and not longer than 4 s, because an operator that does not
-/// watch orders nothing.
-#[derive(Default)]
-struct Patience(u32);
-
-impl Iterator for Patience {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let wait = Duration::from_millis(250 << self.0);
-        self.0 = (self.0 + 1).min(4);
-        Some(wait)
-    }
-}
-
-impl Backoff for Patience {
-    fn reset(&mut self) {
-        self.0 = 0;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
     use kube::runtime::watcher::Error;
 
     use super::*;
-
-    #[test]
-    fn a_broken_watch_is_tried_again_soon_and_at_least_every_four_seconds() {
-        let mut patience = Patience::default();
-        let waits: Vec<_> = patience.by_ref().take(7).map(|wait| wait.as_millis()).collect();
-        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 4000, 4000]);
-        patience.reset();
-        assert_eq!(patience.next(), Some(Duration::from_millis(250)));
-    }
 
     #[test]
     fn only_what_changes_what_is_known_wakes_the_loops() {

@@ -16,12 +16,11 @@ use crate::{
     error::{Error, Result},
     files,
     process::Process,
+    programs::{AGENT, OPERATOR},
     suite::{everywhere, tuning},
 };
 
 const TUNING: &str = "lab-bench-footprint";
-const AGENT: &str = "tcpclose-agent";
-const OPERATOR: &str = "tcpclose-operator";
 /// The most that an agent shall ever hold in memory.
 const AGENT_MEMORY_AIM: u64 = 8 << 20;
 /// The most that a program's file shall have.

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{
-    Failure, Outcome, Suite, Test, condition, ensure, everywhere,
+    FIN_TIMEOUT, Failure, Outcome, RETRIES, Suite, Test, condition, ensure, everywhere,
     orders::{all_hold, wait_until_all_hold},
     sysctl,
 };
@@ -22,6 +22,7 @@ use crate::{
     install::{NAMESPACE, RELEASE},
     node::Node,
     process::Process,
+    programs::{AGENT, OPERATOR},
     report::{Seen, poll_until},
     up::wait_for_nodes,
 };
@@ -45,10 +46,6 @@ pub(super) const LONG_TESTS: &[Test] = &[
     Test { name: "a_node_object_made_anew_gets_a_new_order_and_keeps_its_baselines", run: new_node_object },
 ];
 
-const FIN_TIMEOUT: &str = "net.ipv4.tcp_fin_timeout";
-const RETRIES: &str = "net.ipv4.tcp_orphan_retries";
-const AGENT: &str = "tcpclose-agent";
-const OPERATOR: &str = "tcpclose-operator";
 const JOURNAL: &str = "/var/lib/tcp-close-tuning/journal";
 
 /// A container that was killed is back after some seconds; a loaded machine may take longer.

@@ -9,11 +9,14 @@ use std::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{Failure, Outcome, Suite, Test, condition, ensure, everywhere, said_no, tuning};
+use super::{
+    FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, condition, ensure, everywhere, said_no, tuning,
+};
 use crate::{
     error::{Error, Result},
     install::{NAMESPACE, RELEASE, install},
     node::Node,
+    programs,
     report::{Seen, during, poll_until},
 };
 
@@ -30,9 +33,6 @@ pub(super) const LONG_TESTS: &[Test] = &[
     Test { name: "helm_uninstall_keeps_crds_tunings_and_values_until_the_next_install", run: uninstall },
 ];
 
-const FIN_TIMEOUT: &str = "net.ipv4.tcp_fin_timeout";
-/// Three times the second that a change may take.
-const SOON: Duration = Duration::from_secs(30);
 /// How long helm may wait; a failure that is seen takes no third of it.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The release of a team that has tunings and nothing else.
@@ -168,7 +168,7 @@ fn nobody_has_looked(suite: &Suite) -> Outcome {
 
 /// An agent that stands still acknowledges nothing.
 fn progressing(suite: &Suite) -> Outcome {
-    let agents = suite.cluster.nodes()[0].processes("tcpclose-agent")?;
+    let agents = suite.cluster.nodes()[0].processes(programs::AGENT)?;
     let signal = |signal| agents.iter().try_for_each(|agent| agent.signal(signal));
     signal(Signal::STOP)?;
     let judged = suite
@@ -248,8 +248,8 @@ fn uninstalled(suite: &Suite, before: &Value) -> Outcome {
     poll_until("no agent and no operator runs", SOON, || {
         let mut running = Vec::new();
         for node in suite.cluster.nodes() {
-            running.extend(node.processes("tcpclose-agent")?);
-            running.extend(node.processes("tcpclose-operator")?);
+            running.extend(node.processes(programs::AGENT)?);
+            running.extend(node.processes(programs::OPERATOR)?);
         }
         Ok(Seen::when(running.is_empty(), || format!("{running:?}")))
     })?;

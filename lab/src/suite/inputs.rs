@@ -1,11 +1,9 @@
 //! Bad input: each gets an answer that names the field and says what to do. Nothing else is disturbed, nothing is lost.
 
-use std::time::Duration;
-
 use serde_json::Value;
 use tcp_close::{Sysctl, rule::RULES};
 
-use super::{Failure, Outcome, Suite, Test, ensure, everywhere, tuning};
+use super::{FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, ensure, everywhere, tuning};
 use crate::report::{Seen, poll_until};
 
 pub(super) const TESTS: &[Test] = &[
@@ -19,9 +17,6 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "a_selector_that_matches_nothing_is_ready_and_says_so", run: no_matching_nodes },
 ];
 
-const FIN_TIMEOUT: &str = "net.ipv4.tcp_fin_timeout";
-/// Three times the second that a change may take.
-const SOON: Duration = Duration::from_secs(30);
 /// The rest of a spec in which only the sysctls are of interest.
 const EVERYWHERE: &str = "nodeSelector: {matchLabels: {kubernetes.io/os: linux}}, mode: Enforce";
 /// A client that leaves it to the server to drop what it does not know.

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{Failure, Outcome, Suite, Test, everywhere, orders::wait_until_all_hold_within};
+use super::{FIN_TIMEOUT, Failure, Outcome, Suite, Test, everywhere, orders::wait_until_all_hold_within};
 use crate::{
     error::Result,
     install::NAMESPACE,
     process::Process,
+    programs,
     report::{Seen, poll_until},
 };
 
@@ -17,9 +18,8 @@ pub(super) const LONG_TESTS: &[Test] = &[
     Test { name: "a_standby_takes_over_from_a_leader_that_is_killed", run: taken_over },
 ];
 
-const FIN_TIMEOUT: &str = "net.ipv4.tcp_fin_timeout";
 /// The Deployment, and the lease that its replicas share.
-const OPERATOR: &str = "tcp-close-tuning-operator";
+const DEPLOYMENT: &str = "tcp-close-tuning-operator";
 /// A lease that was released is free at once; a standby looks every 2 s.
 const HANDED_OVER: Duration = Duration::from_secs(15);
 /// A lease that was not lasts 15 s.
@@ -81,7 +81,7 @@ fn change_leader(
 fn process_of(suite: &Suite, pod: &str) -> Result<(Process, Process), Failure> {
     let name = format!("POD_NAME={pod}");
     for node in suite.cluster.nodes() {
-        for operator in node.processes("tcpclose-operator")? {
+        for operator in node.processes(programs::OPERATOR)? {
             let environment = std::fs::read(format!("/proc/{}/environ", operator.pid)).unwrap_or_default();
             if environment.split(|byte| *byte == 0).any(|variable| variable == name.as_bytes()) {
                 let kubelet = node.processes("kubelet")?.first().copied();
@@ -96,11 +96,11 @@ fn process_of(suite: &Suite, pod: &str) -> Result<(Process, Process), Failure> {
 /// The name of the pod that holds the lease.
 fn leader(suite: &Suite) -> Result<String> {
     let path = "jsonpath={.spec.holderIdentity}";
-    suite.cluster.kubectl(&["get", "lease", OPERATOR, "--namespace", NAMESPACE, "--output", path])
+    suite.cluster.kubectl(&["get", "lease", DEPLOYMENT, "--namespace", NAMESPACE, "--output", path])
 }
 
 fn scale(suite: &Suite, replicas: u8) -> Result<(), Failure> {
-    let deployment = format!("deployment/{OPERATOR}");
+    let deployment = format!("deployment/{DEPLOYMENT}");
     let replicas = format!("--replicas={replicas}");
     suite.cluster.kubectl(&["scale", &deployment, "--namespace", NAMESPACE, &replicas])?;
     suite.cluster.kubectl(&["rollout", "status", &deployment, "--namespace", NAMESPACE, SCALED])?;

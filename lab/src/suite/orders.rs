@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Failure, Outcome, Suite, Test, condition, ensure, everywhere, sysctl, tuning};
+use super::{
+    FIN_TIMEOUT, Failure, Outcome, RETRIES, SOON, Suite, Test, condition, ensure, everywhere, sysctl, tuning,
+};
 use crate::report::{Seen, poll_until};
 
 pub(super) const TESTS: &[Test] = &[
@@ -18,11 +20,6 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "of_equal_priorities_the_older_wins_and_the_other_says_conflict", run: conflict },
     Test { name: "a_node_that_leaves_the_selector_is_restored", run: leaving },
 ];
-
-const FIN_TIMEOUT: &str = "net.ipv4.tcp_fin_timeout";
-const RETRIES: &str = "net.ipv4.tcp_orphan_retries";
-/// Three times the second that a change may take.
-const SOON: Duration = Duration::from_secs(30);
 
 pub(super) fn all_hold(suite: &Suite, key: &str, value: &str) -> Outcome {
     let values = suite.values(key)?;

@@ -16,6 +16,7 @@ use crate::{
     install::NAMESPACE,
     node::Node,
     process::{self, Process},
+    programs,
     report::{Seen, poll_until},
 };
 
@@ -51,7 +52,7 @@ fn pods(suite: &Suite, component: &str) -> Result<BTreeMap<String, Value>> {
 
 /// The one agent that runs on a node.
 pub(super) fn agent(node: &Node) -> Result<Process, Failure> {
-    only_process(node, "tcpclose-agent")?.ok_or_else(|| Failure(format!("{} runs no agent", node.name)))
+    only_process(node, programs::AGENT)?.ok_or_else(|| Failure(format!("{} runs no agent", node.name)))
 }
 
 fn only_process(node: &Node, program: &str) -> Result<Option<Process>, Failure> {
@@ -107,7 +108,7 @@ fn operator_is_ours(suite: &Suite) -> Outcome {
     })?;
     let pods = pods(suite, "operator")?;
     for node in suite.cluster.nodes() {
-        if let Some(process) = only_process(node, "tcpclose-operator")? {
+        if let Some(process) = only_process(node, programs::OPERATOR)? {
             let pod =
                 pods.get(&node.name).ok_or_else(|| Failure(format!("its pod is not on {}", node.name)))?;
             is_of_pod(process, pod, &suite.images.operator.program)?;

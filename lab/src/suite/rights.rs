@@ -12,6 +12,7 @@ use crate::{
     install::NAMESPACE,
     node::Node,
     process::{self, Process},
+    programs,
 };
 
 pub(super) const TESTS: &[Test] = &[
@@ -234,7 +235,7 @@ fn listed_rights(suite: &Suite) -> Outcome {
     let everybodys = rights(&Bearer::new(suite, &nobody)?)?;
     let mut operators = Vec::new();
     for node in suite.cluster.nodes() {
-        operators.extend(node.processes("tcpclose-operator")?);
+        operators.extend(node.processes(programs::OPERATOR)?);
     }
     let agent = agent(&suite.cluster.nodes()[0])?;
     for (name, process, listed) in [
