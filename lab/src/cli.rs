@@ -103,7 +103,7 @@ impl Arguments {
             // The last line of the tests has said it.
             Err(Error::TestsFailed { .. }) => ExitCode::FAILURE,
             Err(error) => {
-                eprintln!("lab: {}", chain(&error));
+                eprintln!("lab: {}", error.chain());
                 ExitCode::FAILURE
             }
         }
@@ -160,11 +160,6 @@ fn become_client(cluster: &Cluster, program: &str, arguments: &[String]) -> Resu
     Err(Error::Start { program: program.to_owned(), source })
 }
 
-fn chain(error: &Error) -> String {
-    let sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
-    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +184,6 @@ mod tests {
             path: "/nowhere".into(),
             source: std::io::Error::from_raw_os_error(2),
         };
-        assert_eq!(chain(&error), "cannot read /nowhere: No such file or directory (os error 2)");
+        assert_eq!(error.chain(), "cannot read /nowhere: No such file or directory (os error 2)");
     }
 }

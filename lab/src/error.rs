@@ -115,6 +115,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// What failed and all that caused it, in one line.
+    pub fn chain(&self) -> String {
+        let sources = std::iter::successors(std::error::Error::source(self), |source| source.source());
+        sources.fold(self.to_string(), |text, source| format!("{text}: {source}"))
+    }
+
     /// For `map_err`: names the file and the act.
     pub fn file(act: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

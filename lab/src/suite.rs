@@ -64,8 +64,7 @@ pub struct Failure(pub String);
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let sources = std::iter::successors(std::error::Error::source(&error), |source| source.source());
-        Self(sources.fold(error.to_string(), |text, source| format!("{text}: {source}")))
+        Self(error.chain())
     }
 }
 
