@@ -12,7 +12,9 @@ use crate::{
     error::{Error, Result},
     fixture,
     install::install_from_checkout,
-    network, relay,
+    network,
+    prove::prove,
+    relay,
     suite::{self, Tally},
     up::{self, up},
 };
@@ -85,6 +87,15 @@ enum Subject {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Show on the running kernel, in about two minutes, that it closes connections as this project says.
+    Prove {
+        /// Write docs/kernel.md from what was measured, if every claim holds.
+        #[arg(long, conflicts_with = "filter")]
+        write_docs: bool,
+        /// Run only experiments whose ids contain this.
+        #[arg(default_value = "")]
+        filter: String,
+    },
     /// Pass connections from the machine to the API server.
     #[command(hide = true)]
     Relay {
@@ -134,6 +145,7 @@ impl Arguments {
                 Tally { passed: 1.., failed: 0 } => Ok(()),
                 Tally { failed, .. } => Err(Error::TestsFailed { failed }),
             },
+            Subject::Prove { write_docs, filter } => prove(&filter, write_docs),
             Subject::Relay { holder, port_file } => relay::serve(holder, &port_file),
         }
     }

@@ -104,6 +104,12 @@ pub enum Error {
         /// How many.
         failed: usize,
     },
+    /// Experiments ran, and not all of their claims hold.
+    #[error("not proven about this kernel: {unproven} of the claims above")]
+    NotProven {
+        /// How many.
+        unproven: usize,
+    },
     /// A text that a program printed could not be understood.
     #[error("cannot understand {what}: {why}")]
     Unclear {

@@ -30,6 +30,7 @@ mod inputs;
 mod leader;
 mod orders;
 mod privilege;
+mod prove;
 mod rights;
 
 /// The tests of `cargo lab test`.
@@ -42,6 +43,7 @@ const TESTS: &[&[Test]] = &[
     privilege::TESTS,
     rights::TESTS,
     faults::TESTS,
+    prove::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
 const LONG_TESTS: &[&[Test]] =
