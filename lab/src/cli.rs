@@ -12,7 +12,9 @@ use crate::{
     error::{Error, Result},
     fixture,
     install::install_from_checkout,
-    network, relay,
+    network,
+    prove::prove,
+    relay,
     suite::{self, Tally},
     up::{self, up},
 };
@@ -85,6 +87,15 @@ enum Subject {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Show on the running kernel, in about two minutes, that it closes connections as this project says.
+    Prove {
+        /// Write docs/kernel.md from what was measured, if every claim holds.
+        #[arg(long, conflicts_with = "filter")]
+        write_docs: bool,
+        /// Run only experiments whose ids contain this.
+        #[arg(default_value = "")]
+        filter: String,
+    },
     /// Pass connections from the machine to the API server.
     #[command(hide = true)]
     Relay {
@@ -103,7 +114,7 @@ impl Arguments {
             // The last line of the tests has said it.
             Err(Error::TestsFailed { .. }) => ExitCode::FAILURE,
             Err(error) => {
-                eprintln!("lab: {}", chain(&error));
+                eprintln!("lab: {}", error.chain());
                 ExitCode::FAILURE
             }
         }
@@ -134,6 +145,7 @@ impl Arguments {
                 Tally { passed: 1.., failed: 0 } => Ok(()),
                 Tally { failed, .. } => Err(Error::TestsFailed { failed }),
             },
+            Subject::Prove { write_docs, filter } => prove(&filter, write_docs),
             Subject::Relay { holder, port_file } => relay::serve(holder, &port_file),
         }
     }
@@ -160,11 +172,6 @@ fn become_client(cluster: &Cluster, program: &str, arguments: &[String]) -> Resu
     Err(Error::Start { program: program.to_owned(), source })
 }
 
-fn chain(error: &Error) -> String {
-    let sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
-    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +196,6 @@ mod tests {
             path: "/nowhere".into(),
             source: std::io::Error::from_raw_os_error(2),
         };
-        assert_eq!(chain(&error), "cannot read /nowhere: No such file or directory (os error 2)");
+        assert_eq!(error.chain(), "cannot read /nowhere: No such file or directory (os error 2)");
     }
 }

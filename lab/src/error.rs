@@ -104,6 +104,12 @@ pub enum Error {
         /// How many.
         failed: usize,
     },
+    /// Experiments ran, and not all of their claims hold.
+    #[error("not proven about this kernel: {unproven} of the claims above")]
+    NotProven {
+        /// How many.
+        unproven: usize,
+    },
     /// A text that a program printed could not be understood.
     #[error("cannot understand {what}: {why}")]
     Unclear {
@@ -115,6 +121,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// What failed and all that caused it, in one line.
+    pub fn chain(&self) -> String {
+        let sources = std::iter::successors(std::error::Error::source(self), |source| source.source());
+        sources.fold(self.to_string(), |text, source| format!("{text}: {source}"))
+    }
+
     /// For `map_err`: names the file and the act.
     pub fn file(act: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

@@ -23,6 +23,7 @@ mod pieces;
 mod pki;
 mod process;
 mod programs;
+mod prove;
 mod relay;
 mod report;
 mod shared_build;

@@ -1,9 +1,9 @@
-//! Work inside the network namespace of another process. A network namespace belongs to a thread, so each piece of work
+//! Work inside another network namespace. A network namespace belongs to a thread, so each piece of work
 //! gets a thread of its own, which enters, works and ends; the lab itself never leaves the machine's first namespace.
 
 use std::{fs::File, io, os::fd::AsFd};
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::error::{Error, Result};
 
@@ -28,10 +28,23 @@ impl NetNamespace {
 
     /// Runs work on a thread inside this namespace. A socket made there stays there wherever it is used later.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let inside = || self.enter().map(|()| work());
-        std::thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|_| {
-            let broken = io::Error::other("the work inside it panicked");
-            Err(Error::system("work in a network namespace")(broken))
+        on_thread(|| self.enter().map(|()| work()))
+    }
+
+    /// Runs work on a thread inside a new namespace, which lasts as long as that thread and the sockets made there.
+    pub(crate) fn run_in_new<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
+        on_thread(|| {
+            // SAFETY: only UnshareFlags::FILES is unsafe, and it is not among these.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+                .map_err(Error::system("make a network namespace (are you root?)"))?;
+            Ok(work())
         })
     }
+}
+
+fn on_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|_| {
+        let broken = io::Error::other("the work inside it panicked");
+        Err(Error::system("work in a network namespace")(broken))
+    })
 }

@@ -34,6 +34,7 @@ mod lives;
 mod messages;
 mod orders;
 mod privilege;
+mod prove;
 mod rights;
 mod rules;
 
@@ -49,6 +50,7 @@ const TESTS: &[&[Test]] = &[
     rights::TESTS,
     faults::TESTS,
     messages::TESTS,
+    prove::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
 const LONG_TESTS: &[&[Test]] =
@@ -76,8 +78,7 @@ pub struct Failure(pub String);
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let sources = std::iter::successors(std::error::Error::source(&error), |source| source.source());
-        Self(sources.fold(error.to_string(), |text, source| format!("{text}: {source}")))
+        Self(error.chain())
     }
 }
 

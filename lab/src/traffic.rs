@@ -18,8 +18,15 @@ use crate::{
     sockets,
 };
 
-/// `BPF_RET | BPF_K` with 0: the classic filter that accepts nothing.
-const DROP_ALL: [u16; 1] = [0x06];
+/// Flags of a TCP header.
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const RST: u8 = 0x04;
+/// Where a TCP header has them; that is where a filter on a TCP socket begins to count.
+const FLAGS_OFFSET: u32 = 13;
+/// Steps of a classic filter: `BPF_LD | BPF_B | BPF_ABS`, `BPF_JMP | BPF_JSET | BPF_K`, `BPF_RET | BPF_K`.
+const LOAD_BYTE: u16 = 0x30;
+const JUMP_IF_SET: u16 = 0x45;
+const RETURN: u16 = 0x06;
 /// Connections of one kind reach their state within milliseconds; a loaded machine may take longer.
 const SETTLE: Duration = Duration::from_secs(15);
 
@@ -129,30 +136,60 @@ fn listen(node: &Node) -> Result<(Socket, SocketAddr)> {
         what: format!("the address of {}", node.name),
         why: format!("{} is none", node.ip),
     })?;
-    let act = || format!("listen on {}", node.name);
     node.net()?.run(|| {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(Error::system(act()))?;
-        listener.bind(&SocketAddr::new(ip, 0).into()).map_err(Error::system(act()))?;
-        listener.listen(4096).map_err(Error::system(act()))?;
-        let address = listener.local_addr().map_err(Error::system(act()))?;
-        let address =
-            address.as_socket().ok_or_else(|| Error::Unclear { what: act(), why: "no address".into() })?;
+        let listener = listen_on(SocketAddr::new(ip, 0))?;
+        let address = listener.local_addr().map_err(Error::system("read the address of a listener"))?;
+        let address = address.as_socket().ok_or_else(|| Error::Unclear {
+            what: format!("the address of a listener on {}", node.name),
+            why: "it is none of IP".into(),
+        })?;
         Ok((listener, address))
     })?
 }
 
-fn connect_to(address: SocketAddr) -> Result<Socket> {
+/// Listens in the network namespace of the calling thread.
+pub(crate) fn listen_on(address: SocketAddr) -> Result<Socket> {
+    let act = || format!("listen on {address}");
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(Error::system(act()))?;
+    listener.bind(&address.into()).map_err(Error::system(act()))?;
+    listener.listen(4096).map_err(Error::system(act()))?;
+    Ok(listener)
+}
+
+/// Connects from the network namespace of the calling thread.
+pub(crate) fn connect_to(address: SocketAddr) -> Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(Error::system("make a socket"))?;
     socket.connect(&address.into()).map_err(Error::system(format!("connect to {address}")))?;
     Ok(socket)
 }
 
-fn shut_down(socket: &Socket) -> Result<()> {
+/// Sends the FIN and keeps the socket.
+pub(crate) fn shut_down(socket: &Socket) -> Result<()> {
     socket.shutdown(std::net::Shutdown::Write).map_err(Error::system("shut a connection down"))
 }
 
 /// From now on the kernel drops whatever arrives for this socket, unseen and unacknowledged.
-fn drop_all(socket: &Socket) -> Result<()> {
-    let filter = DROP_ALL.map(|code| SockFilter::new(code, 0, 0, 0));
-    socket.attach_filter(&filter).map_err(Error::system("attach a filter to a socket"))
+pub(crate) fn drop_all(socket: &Socket) -> Result<()> {
+    attach(socket, &[accept(0)])
+}
+
+/// From now on only what carries one of these TCP flags arrives.
+pub(crate) fn drop_all_but(socket: &Socket, flags: u8) -> Result<()> {
+    let load_flags = SockFilter::new(LOAD_BYTE, 0, 0, FLAGS_OFFSET);
+    let has_one = SockFilter::new(JUMP_IF_SET, 0, 1, flags.into());
+    attach(socket, &[load_flags, has_one, accept(u32::MAX), accept(0)])
+}
+
+/// From now on everything arrives again.
+pub(crate) fn drop_nothing(socket: &Socket) -> Result<()> {
+    socket.detach_filter().map_err(Error::system("take a filter off a socket"))
+}
+
+/// Accepts so many bytes of a packet; with none it is dropped.
+fn accept(bytes: u32) -> SockFilter {
+    SockFilter::new(RETURN, 0, 0, bytes)
+}
+
+fn attach(socket: &Socket, filter: &[SockFilter]) -> Result<()> {
+    socket.attach_filter(filter).map_err(Error::system("attach a filter to a socket"))
 }

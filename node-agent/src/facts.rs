@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tcp_close::Sysctl;
 use tcp_close::kernel::{Connections, Nat, NodeFacts, RTO_MAX_MS_DEFAULT, Watched};
-use tcp_close::order::{Entries, Reading, Readings};
+use tcp_close::order::{Entries, Entry, Reading, Readings};
 use tcp_close::peak::PeakWatch;
 use tcp_close::sockets::Sockstat;
 
@@ -46,7 +46,7 @@ impl Watcher {
 
 /// The facts, with what is known of NAT where that decides: tcp_tw_recycle exists, and 1 is ordered.
 pub fn with_nat(facts: &NodeFacts, procfs: &Procfs, entries: &Entries, live: &Readings) -> NodeFacts {
-    let ordered = entries.get(&Sysctl::TwRecycle).and_then(|entry| entry.value()) == Some(1);
+    let ordered = entries.get(&Sysctl::TwRecycle).and_then(Entry::value) == Some(1);
     let exists = !matches!(live.get(&Sysctl::TwRecycle), None | Some(Reading::Absent));
     let nat = if ordered && exists { nat::evidence(procfs) } else { facts.nat.clone() };
     NodeFacts { nat, ..facts.clone() }

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tcp_close::Sysctl;
 use tcp_close::contention::Contention;
 use tcp_close::kernel::NodeFacts;
-use tcp_close::order::{Entries, Readings, Record, Records};
+use tcp_close::order::{Entries, Entry, Readings, Record, Records};
 use tcp_close::plan::{Cause, Outcome, Plan, Write, plan};
 
 use crate::apply::{Failure, apply};
@@ -151,14 +151,13 @@ impl Node {
     /// Opens the journal, or says why nothing can be written. It is tried again in each turn, so that a disk that is repaired
     /// or an agent that ends is enough.
     fn journal(&mut self) -> Result<&mut Journal, Obstacle> {
-        let journal = match self.journal.take() {
-            Some(journal) => journal,
-            None => {
-                let life = life(&self.procfs).map_err(|error| Obstacle::Life(error.to_string()))?;
-                let mut journal = Journal::open(&self.state_dir, &life)?;
-                rebuild(&mut journal, &self.reported)?;
-                journal
-            }
+        let journal = if let Some(journal) = self.journal.take() {
+            journal
+        } else {
+            let life = life(&self.procfs).map_err(|error| Obstacle::Life(error.to_string()))?;
+            let mut journal = Journal::open(&self.state_dir, &life)?;
+            rebuild(&mut journal, &self.reported)?;
+            journal
         };
         Ok(self.journal.insert(journal))
     }
@@ -393,7 +392,7 @@ fn rebuild(journal: &mut Journal, reported: &BTreeMap<Sysctl, Record>) -> Result
 /// A value that is in force by our order is ours, whoever wrote it last: a crash after the write, or another program with
 /// the same wish. One that was in force before we came is its own baseline, so that a foreign change can be told.
 fn confirm(records: &mut Records, sysctl: Sysctl, ordered: &Entries, procfs: &Procfs) {
-    let Some(value) = ordered.get(&sysctl).and_then(|entry| entry.value()) else { return };
+    let Some(value) = ordered.get(&sysctl).and_then(Entry::value) else { return };
     // tcp_tw_recycle 0 is in force where there is no such file.
     if procfs.read_sysctl(sysctl).value() != Some(value) {
         return;

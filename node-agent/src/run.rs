@@ -214,9 +214,10 @@ impl Agent {
     fn tell_obstacle(&mut self, obstacle: Option<&Obstacle>) {
         let told = obstacle.map(ToString::to_string);
         if self.told_obstacle != told {
-            match &told {
-                Some(why) => tracing::warn!(why, "nothing is written"),
-                None => tracing::info!("what is ordered is written again"),
+            if let Some(why) = &told {
+                tracing::warn!(why, "nothing is written");
+            } else {
+                tracing::info!("what is ordered is written again");
             }
             self.told_obstacle = told;
         }

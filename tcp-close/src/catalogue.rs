@@ -228,7 +228,7 @@ fn max_tw_buckets() -> Facts {
         does: "How many sockets a namespace keeps in TIME_WAIT, those that wait in FIN_WAIT2 after close() included. Above \
                it a connection ends at once, without protection against late segments. One takes 256 to 512 bytes.",
         misbelief: "Raising it does not allow more connections per second: that is ports / 60 s per destination. An overflow \
-                    prints no log line and sends no reset; only TCPTimeWaitOverflow counts it. Lowering it ends none that \
+                    prints no log line; only TCPTimeWaitOverflow counts it. Lowering it ends none that \
                     exist.",
         source: "measured on 6.18.44; read in net/ipv4/inet_timewait_sock.c of 4.4 to 7.2; per namespace since 1946e672c173",
     }

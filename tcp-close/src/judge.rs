@@ -61,7 +61,7 @@ fn judge_key(sysctl: Sysctl, value: i64, entries: &Entries, live: &Readings, fac
         Reading::Absent if sysctl != Sysctl::TwRecycle => rule::opine_without_node(&case),
         _ => rule::opine(&case, &entry.acknowledged),
     };
-    let higher = rule::opine_on_precedence(sysctl, value, &above(entry, entries));
+    let higher = rule::opine_on_precedence(sysctl, value, &above(entry, entries), &entry.acknowledged);
     let mut refusals = refusals.into_iter().chain(higher);
     let verdict = match (refusals.next(), reading) {
         (Some(refusal), Reading::Value(live)) if *live == value => Verdict::AtRisk(refusal),

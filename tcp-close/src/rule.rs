@@ -207,15 +207,18 @@ pub fn opine_on_object(
 }
 
 /// Why a tuning must not bring a key to a value while one that has precedence over it holds another key where it is.
-pub fn opine_on_precedence(sysctl: Sysctl, value: i64, higher: &BTreeMap<Sysctl, i64>) -> Option<Refusal> {
-    RULES.iter().find_map(|rule| {
+pub fn opine_on_precedence(
+    sysctl: Sysctl,
+    value: i64,
+    higher: &BTreeMap<Sysctl, i64>,
+    acknowledged: &BTreeSet<String>,
+) -> Option<Refusal> {
+    RULES.iter().filter(|rule| !acknowledged.contains(rule.id)).find_map(|rule| {
         let Sees::Object(Predicate::While(this, other, that)) = &rule.sees else { return None };
         let own = rule.sysctl.filter(|own| higher.get(own) == Some(this))?;
         let met = *other == sysctl && *that == value;
-        met.then(|| {
-            let evidence = format!("{}, and a tuning of higher priority orders {own} = {this}", rule.wrong);
-            rule.refuse(sysctl, value, &rule.said(&evidence))
-        })
+        let evidence = format!("{}, and a tuning of higher priority orders {own} = {this}", rule.wrong);
+        met.then(|| rule.refuse(sysctl, value, &rule.said(&evidence)))
     })
 }
 

@@ -14,18 +14,12 @@ use tcp_close::rule;
 /// One value that is in use.
 type Setting = (Sysctl, i64);
 
-/// The settings that a rule of severity refuse forbids, with its id, where nobody has said anything about NAT.
+/// The settings that a rule of severity refuse forbids, with its id, where nobody has said anything about NAT and every
+/// caution is acknowledged.
 fn refusals(values: &BTreeMap<Sysctl, i64>) -> Vec<(Setting, &'static str)> {
-    let out_of_bounds = values.iter().filter_map(|(&sysctl, &value)| rule::out_of_bounds(sysctl, value));
-    let broken = rule::object_rules()
-        .into_iter()
-        .filter(|rule| rule.is_broken_by(values, ClientsBehindNat::Unknown))
-        .map(|rule| (rule.sysctl, rule.id));
-    out_of_bounds
-        .map(|refusal| (refusal.sysctl, refusal.rule))
-        .chain(broken)
-        .map(|(sysctl, id)| ((sysctl, values[&sysctl]), id))
-        .collect()
+    let acknowledged = rule::cautions().map(String::from).collect();
+    let refusals = rule::opine_on_object(values, ClientsBehindNat::Unknown, &acknowledged);
+    refusals.iter().map(|refusal| ((refusal.sysctl, values[&refusal.sysctl]), refusal.rule)).collect()
 }
 
 /// The only values that are refused although people run them.

@@ -128,7 +128,8 @@ fn in_a_rule_across_two_tunings_the_lower_priority_is_refused_and_the_higher_goe
     assert_eq!(
         refusal.message,
         "net.ipv4.tcp_timestamps = 0: tcpTwReuse 1 has no effect while tcpTimestamps is 0, and a tuning of higher priority \
-         orders net.ipv4.tcp_tw_reuse = 1: set tcpTimestamps to 1, or tcpTwReuse to 0"
+         orders net.ipv4.tcp_tw_reuse = 1: set tcpTimestamps to 1, or tcpTwReuse to 0. To accept it, add \
+         tw-reuse-without-timestamps to safety.acknowledge"
     );
 }
 

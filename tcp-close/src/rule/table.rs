@@ -251,7 +251,7 @@ pub static RULES: &[Rule] = &[
     ),
     object(
         "tw-reuse-without-timestamps",
-        Severity::Refuse,
+        Severity::Caution,
         Sysctl::TwReuse,
         Predicate::While(1, Sysctl::Timestamps, 0),
         "tcpTwReuse 1 has no effect while tcpTimestamps is 0",

@@ -148,7 +148,7 @@ fn tw_reuse_without_timestamps() {
         with(0),
         refused(
             "net.ipv4.tcp_tw_reuse = 1: tcpTwReuse 1 has no effect while tcpTimestamps is 0: set tcpTimestamps to 1, or \
-             tcpTwReuse to 0"
+             tcpTwReuse to 0. To accept it, add tw-reuse-without-timestamps to safety.acknowledge"
         )
     );
     assert_eq!(with(1), Said::Nothing);
