@@ -32,9 +32,8 @@ const COUNT: Duration = Duration::from_secs(5);
 /// A request that failed is made again after this long, and then after twice as long each time.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(15);
-/// Another agent that holds the journal and has not reported for this long leaves the report to this one. It is three of
-/// the longest intervals.
-const RIVAL_SILENT: Duration = Duration::from_secs(900);
+/// Another agent that holds the journal and has missed this many reports leaves the report to this one.
+const RIVAL_SILENT: u32 = 3;
 
 /// How the agent runs.
 #[derive(Clone, Debug)]
@@ -225,8 +224,10 @@ impl Agent {
 
     /// Whether another agent holds the journal, and reports for this node: two that report would contradict each other.
     fn is_spoken_for(&self, obstacle: Option<&Obstacle>, now: Instant) -> bool {
+        let interval = self.order.as_ref().map_or(0, |order| order.report_interval_seconds);
+        let silent = Duration::from_secs(interval.into()) * RIVAL_SILENT;
         let rival = obstacle.is_some_and(Obstacle::is_rival);
-        rival && self.rival_reported.is_some_and(|at| now.duration_since(at) < RIVAL_SILENT)
+        rival && self.rival_reported.is_some_and(|at| now.duration_since(at) < silent)
     }
 
     fn read_again(&mut self) {
