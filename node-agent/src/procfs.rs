@@ -103,7 +103,12 @@ impl Procfs {
     }
 
     fn path(&self, sysctl: Sysctl) -> PathBuf {
-        self.sysctls.join("ipv4").join(sysctl.file())
+        self.folder().join(sysctl.file())
+    }
+
+    /// The folder `sys/net/ipv4`, in which every file that is written lies.
+    pub fn folder(&self) -> PathBuf {
+        self.sysctls.join("ipv4")
     }
 
     /// The folder `sys/net` that is read and written.

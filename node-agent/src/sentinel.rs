@@ -77,7 +77,8 @@ impl Sentinel {
                     path: procfs.sysctls().into(),
                     why: error.to_string(),
                 })?;
-                is_not_pinned(procfs.sysctls(), &mounts)?;
+                // Not `sys/net`: a mount on the folder below would hide behind a good one.
+                is_not_pinned(&procfs.folder(), &mounts)?;
                 node_address.map_or(Ok(()), is_of_this_namespace)
             }
             #[cfg(test)]
