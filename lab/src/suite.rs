@@ -23,6 +23,7 @@ use crate::{
 
 mod another;
 mod benches;
+mod cautions;
 mod checks;
 mod counts;
 mod explain;
@@ -32,10 +33,12 @@ mod inputs;
 mod leader;
 mod lives;
 mod messages;
+mod misplaced;
 mod orders;
 mod privilege;
 mod prove;
 mod rights;
+mod rivals;
 mod rules;
 
 /// The tests of `cargo lab test`.
@@ -51,6 +54,9 @@ const TESTS: &[&[Test]] = &[
     faults::TESTS,
     messages::TESTS,
     prove::TESTS,
+    rivals::TESTS,
+    cautions::TESTS,
+    misplaced::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
 const LONG_TESTS: &[&[Test]] =

@@ -80,7 +80,7 @@ fn operator(suite: &Suite) -> Result<(&Node, Process), Failure> {
 }
 
 /// A node that does not run the operator, so that a fault there is a fault of the node alone.
-fn plain_node(suite: &Suite) -> Result<&Node, Failure> {
+pub(super) fn plain_node(suite: &Suite) -> Result<&Node, Failure> {
     let (busy, _) = operator(suite)?;
     let found = suite.cluster.nodes().iter().find(|node| node.name != busy.name);
     found.ok_or_else(|| Failure("every node runs the operator".into()))
@@ -107,7 +107,7 @@ fn dead_during(node: &Node, program: &str, meanwhile: impl FnOnce() -> Outcome) 
     wait_for_successor(node, program, victim)
 }
 
-fn wait_for_successor(node: &Node, program: &str, victim: Process) -> Result<Instant, Failure> {
+pub(super) fn wait_for_successor(node: &Node, program: &str, victim: Process) -> Result<Instant, Failure> {
     let what = format!("{program} runs again on {}", node.name);
     let took = poll_until(&what, BACK, || {
         let is_new = only(node, program)?.is_some_and(|process| process != victim);
@@ -120,7 +120,7 @@ fn wait_for_successor(node: &Node, program: &str, victim: Process) -> Result<Ins
 // ---- what they say ----
 
 /// How many writes to the kernel the agent on a node has logged since its container started.
-fn writes(suite: &Suite, node: &Node) -> Result<usize> {
+pub(super) fn writes(suite: &Suite, node: &Node) -> Result<usize> {
     let field = format!("spec.nodeName={}", node.name);
     let label = "app.kubernetes.io/component=agent";
     let pod = suite.cluster.kubectl(&[
@@ -152,7 +152,7 @@ fn reported_at(suite: &Suite, node: &Node) -> Result<String> {
 }
 
 /// Waits until a row of a node's report is as wanted.
-fn wait_for_row(
+pub(super) fn wait_for_row(
     suite: &Suite,
     node: &Node,
     what: &str,
@@ -184,12 +184,12 @@ fn stays(suite: &Suite, value: &str) -> Outcome {
     Ok(())
 }
 
-fn fin_timeout(seconds: u8) -> String {
+pub(super) fn fin_timeout(seconds: u8) -> String {
     everywhere(&[&format!("tcpFinTimeoutSeconds: {seconds}")])
 }
 
 /// Applies a tuning of 30 s and waits until it is in force.
-fn tuned(suite: &Suite) -> Outcome {
+pub(super) fn tuned(suite: &Suite) -> Outcome {
     suite.tune("web", &fin_timeout(30))?;
     suite.wait_until_applied("web").map(drop)
 }
@@ -205,7 +205,7 @@ fn wait_for_order(suite: &Suite, node: &Node, action: &str, value: Option<i64>) 
     Ok(())
 }
 
-fn delete(suite: &Suite) -> Result<Duration, Failure> {
+pub(super) fn delete(suite: &Suite) -> Result<Duration, Failure> {
     let start = Instant::now();
     suite.cluster.kubectl(&["delete", "tcpclosetuning", "web", "--timeout=10s"])?;
     Ok(start.elapsed())

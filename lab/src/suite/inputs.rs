@@ -152,7 +152,7 @@ fn out_of_bounds(suite: &Suite) -> Outcome {
 }
 
 /// The whole answer to a value that an object's own rule refuses.
-fn answer_of_rule(id: &str) -> Result<String, Failure> {
+pub(super) fn answer_of_rule(id: &str) -> Result<String, Failure> {
     let rule = RULES.iter().find(|rule| rule.id == id);
     let rule = rule.ok_or_else(|| Failure(format!("there is no rule {id}")))?;
     let field = rule.sysctl.map_or("", Sysctl::field);

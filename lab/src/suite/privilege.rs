@@ -34,7 +34,7 @@ pub(super) const TESTS: &[Test] = &[
 const SETTLED: Duration = Duration::from_secs(60);
 
 /// A list or an object in the namespace of the release.
-fn in_namespace(suite: &Suite, arguments: &[&str]) -> Result<Value> {
+pub(super) fn in_namespace(suite: &Suite, arguments: &[&str]) -> Result<Value> {
     let get = ["get", "--namespace", NAMESPACE, "--output", "json"];
     let text = suite.cluster.kubectl(&[&get, arguments].concat())?;
     serde_json::from_str(&text)
