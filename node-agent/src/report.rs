@@ -70,7 +70,7 @@ pub fn status(
         }),
         observe: observe.collect(),
         sysctls,
-        sockets: surroundings.sockets.map(|(sample, at)| sockets(&sample, at)),
+        sockets: surroundings.sockets.filter(|_| here).map(|(sample, at)| sockets(&sample, at)),
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crds::node::{EntryAction, SysctlEntry};
+use crds::state::State;
 use crds::{TcpCloseNode, TcpCloseNodeSpec, revision};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -28,6 +29,15 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// For how long a write that was answered is taken for what the cache will show next.
 const SENT_FOR: Duration = Duration::from_secs(10);
 
+/// A key whose removal was acknowledged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Removed {
+    /// The entry that asked for it.
+    pub entry: SysctlEntry,
+    /// What the node says, where it left another program's value alone.
+    pub skipped: Option<String>,
+}
+
 /// One write to one node's object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
@@ -47,7 +57,7 @@ pub enum Write {
         /// The JSON merge patch; it carries the version that it was planned from.
         patch: Value,
         /// Keys whose removal was acknowledged and whose entries this patch drops.
-        done: Vec<SysctlEntry>,
+        done: Vec<Removed>,
     },
     /// Its Node is gone.
     Delete {
@@ -138,6 +148,7 @@ fn patch(stored: &TcpCloseNode, spec: &TcpCloseNodeSpec) -> Write {
             && is_removed(stored, &entry.name)
             && spec.sysctls.iter().all(|wanted| wanted.name != entry.name)
     });
+    let done = done.map(|entry| Removed { entry: entry.clone(), skipped: skipped(stored, &entry.name) });
     let mut fields = json!(spec);
     for list in ["sysctls", "observe"] {
         // In a merge patch what is absent stays, and null removes.
@@ -149,8 +160,15 @@ fn patch(stored: &TcpCloseNode, spec: &TcpCloseNodeSpec) -> Write {
         name: stored.name_any(),
         uid: stored.uid().unwrap_or_default(),
         patch: json!({ "metadata": { "resourceVersion": stored.metadata.resource_version }, "spec": fields }),
-        done: done.cloned().collect(),
+        done: done.collect(),
     }
+}
+
+/// What a node says of a key that it did not put back, because another program had changed it.
+fn skipped(stored: &TcpCloseNode, name: &str) -> Option<String> {
+    let row = stored.status.as_ref()?.sysctls.iter().find(|row| row.name == name)?;
+    let skipped = State::parse(&row.state) == Some(State::RestoreSkipped);
+    skipped.then(|| row.message.clone().unwrap_or_else(|| "another program has changed it".into()))
 }
 
 fn delete(name: &str, object: &OrderObject) -> Write {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crds::condition::{Condition, ConditionStatus, kind};
 use crds::node::EntryAction;
+use crds::state::State;
 use crds::tuning::WorstNode;
 use crds::{TcpCloseNode, TcpCloseTuning, TcpCloseTuningStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -13,7 +14,7 @@ use kube::{Client, Resource};
 use tokio::sync::mpsc;
 
 use crate::FIELD_MANAGER;
-use crate::assign::Write;
+use crate::assign::{Removed, Write};
 use crate::snapshot::Tuning;
 use crate::summarise::AT_RISK;
 use crate::summarise::condition::Reason;
@@ -109,13 +110,11 @@ pub fn of_write(write: &Write) -> Option<Transition> {
     match write {
         Write::Create { .. } => None,
         Write::Patch { done, .. } => {
-            let said = done.iter().map(|entry| {
-                let done = if entry.action == EntryAction::Release { "left as it is" } else { "put back" };
-                format!("{} is {done}: tuning {} orders it no longer", entry.name, entry.tuning.name)
-            });
-            let message = said.collect::<Vec<_>>().join("; ");
             done.first()?;
-            Some(Transition { warning: false, reason: "Restored".into(), message })
+            let message = done.iter().map(removed).collect::<Vec<_>>().join("; ");
+            let skipped = done.iter().any(|removed| removed.skipped.is_some());
+            let reason = if skipped { State::RestoreSkipped.as_str() } else { State::Restored.as_str() };
+            Some(Transition { warning: skipped, reason: reason.into(), message })
         }
         Write::Delete { unacknowledged, .. } if unacknowledged.is_empty() => None,
         Write::Delete { name, unacknowledged, .. } => {
@@ -127,6 +126,15 @@ pub fn of_write(write: &Write) -> Option<Transition> {
             Some(Transition { warning: true, reason: "RestoreUnacknowledged".into(), message })
         }
     }
+}
+
+fn removed(Removed { entry, skipped }: &Removed) -> String {
+    let done = match (skipped, entry.action) {
+        (Some(why), _) => format!("is not put back ({why})"),
+        (None, EntryAction::Release) => "is left as it is".into(),
+        (None, EntryAction::Set | EntryAction::Hold | EntryAction::Restore) => "is put back".into(),
+    };
+    format!("{} {done}: tuning {} orders it no longer", entry.name, entry.tuning.name)
 }
 
 /// News for people, on its way. Telling it holds nobody up: orders are more urgent.

@@ -7,7 +7,7 @@ fn planned(cluster: &Cluster) -> Vec<Write> {
     plan(&cluster.snapshot, &resolve(&cluster.snapshot))
 }
 
-fn only_patch(cluster: &Cluster) -> (Value, Vec<SysctlEntry>) {
+fn only_patch(cluster: &Cluster) -> (Value, Vec<Removed>) {
     let mut writes = planned(cluster);
     match (writes.pop(), writes.pop()) {
         (Some(Write::Patch { patch, done, .. }), None) => (patch, done),
@@ -67,7 +67,7 @@ fn an_emptied_list_is_removed_by_name() {
     assert_eq!(patch["spec"].get("sysctls"), Some(&Value::Null));
     assert_eq!(patch["spec"].get("observe"), Some(&Value::Null));
     assert_eq!(
-        done.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(),
+        done.iter().map(|removed| removed.entry.name.as_str()).collect::<Vec<_>>(),
         ["net.ipv4.tcp_fin_timeout"]
     );
 }

@@ -129,6 +129,22 @@ fn a_write_that_drops_entries_tells_what_became_of_them() {
 }
 
 #[test]
+fn what_was_left_to_another_program_is_a_warning_with_both_values() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+    cluster.delete_tuning("web");
+    cluster.assign();
+    cluster.agent_reports("n1", in_state("RestoreSkipped", "another program set it to 45; before us it was 60"));
+    let writes = crate::assign::plan(&cluster.snapshot, &cluster.resolve());
+    let transition = of_write(&writes[0]).unwrap();
+    assert_eq!((transition.warning, transition.reason.as_str()), (true, "RestoreSkipped"));
+    assert_eq!(
+        transition.message,
+        "net.ipv4.tcp_fin_timeout is not put back (another program set it to 45; before us it was 60): tuning web orders it \
+         no longer"
+    );
+}
+
+#[test]
 fn an_order_is_no_news_of_the_node() {
     let mut cluster = settled();
     cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
