@@ -74,7 +74,12 @@ pub fn status(
     }
 }
 
-fn sysctl(finding: &Finding, previous: Option<&TcpCloseNodeStatus>, now: Timestamp) -> SysctlStatus {
+/// One row of a status.
+pub(crate) fn sysctl(
+    finding: &Finding,
+    previous: Option<&TcpCloseNodeStatus>,
+    now: Timestamp,
+) -> SysctlStatus {
     let before = previous.and_then(|status| status.sysctls.iter().find(|sysctl| sysctl.name == finding.name));
     let restored = matches!(finding.state, State::Restored | State::Restoring);
     let (changed_at, changed_by) = if finding.written {
@@ -107,7 +112,8 @@ fn clip(message: &str) -> String {
     message.chars().take(MESSAGE_CHARS).collect()
 }
 
-fn sockets(sample: &Sample, at: Timestamp) -> Sockets {
+/// The counts, as a status names them.
+pub(crate) fn sockets(sample: &Sample, at: Timestamp) -> Sockets {
     let counts = sample.counts;
     Sockets {
         time_wait: counts.time_wait,
