@@ -37,6 +37,7 @@ mod privilege;
 mod prove;
 mod rights;
 mod rules;
+mod standalone;
 
 /// The tests of `cargo lab test`.
 const TESTS: &[&[Test]] = &[
@@ -51,6 +52,7 @@ const TESTS: &[&[Test]] = &[
     faults::TESTS,
     messages::TESTS,
     prove::TESTS,
+    standalone::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
 const LONG_TESTS: &[&[Test]] =
