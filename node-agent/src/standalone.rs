@@ -182,17 +182,9 @@ impl Host {
         let watchdog = Watchdog::start();
         loop {
             tokio::select! { () = any(&mut terminate) => break, _ = turns.tick() => {} }
-            let seen = source.stamp();
-            if seen != stamp {
-                stamp = seen;
-                match source.load() {
-                    Ok(read) => {
-                        tracing::info!(file = %source, "took an order");
-                        (desired, told) = (read, None);
-                        node.forget_failures();
-                    }
-                    Err(why) => tracing::warn!(%why, "the last good order stays"),
-                }
+            if let Some(read) = source.load_changed(&mut stamp) {
+                (desired, told) = (read, None);
+                node.forget_failures();
             }
             let turn = node.turn(&desired.order, true, Moment::now());
             let news = Some(summary(&turn));

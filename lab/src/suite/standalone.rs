@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     files,
     namespace::NetNamespace,
-    process::{Process, output},
+    process::{Process, output, run},
     report::{Seen, poll_until},
 };
 
@@ -33,6 +33,7 @@ pub(super) const TESTS: &[Test] = &[
         run: restore,
     },
     Test { name: "apply_leaves_what_its_file_does_not_order_and_says_what_restores_it", run: leaves },
+    Test { name: "apply_without_a_cluster_needs_no_capability", run: unprivileged },
     Test { name: "apply_without_a_cluster_obeys_a_hold_file_and_a_rule", run: held_or_refused },
 ];
 
@@ -233,6 +234,17 @@ fn leaves(suite: &Suite) -> Outcome {
             state.display()
         );
         host.run(&["apply"])?.is(0, &left)?;
+        holds(FIN_TIMEOUT, "30")
+    })
+}
+
+fn unprivileged(suite: &Suite) -> Outcome {
+    Host::run_in_new(suite, |host| {
+        host.order(&["tcpFinTimeoutSeconds: 30"])?;
+        let apply = host.command(&["apply"]);
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
+        run(setpriv.arg(apply.get_program()).args(apply.get_args()))?;
         holds(FIN_TIMEOUT, "30")
     })
 }

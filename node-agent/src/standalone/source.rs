@@ -61,6 +61,25 @@ impl Source {
         self.desired(manifest).map_err(Error::Invalid)
     }
 
+    /// Reads it again where it is not what it was. One that cannot be used is told of and not taken.
+    pub(super) fn load_changed(&self, stamp: &mut Option<Stamp>) -> Option<Desired> {
+        let seen = self.stamp();
+        if seen == *stamp {
+            return None;
+        }
+        *stamp = seen;
+        match self.load() {
+            Ok(desired) => {
+                tracing::info!(file = %self, "took an order");
+                Some(desired)
+            }
+            Err(why) => {
+                tracing::warn!(%why, "the last good order stays");
+                None
+            }
+        }
+    }
+
     fn desired(&self, Manifest { tunings, skipped }: Manifest) -> Result<Desired, Vec<Problem>> {
         let merged = merge(&tunings, &self.acknowledged)?;
         let skipped = skipped.iter().map(|other| format!("{self}:{}: {other}: skipped", other.at.line));
