@@ -104,10 +104,11 @@ pub struct Node {
     procfs: Procfs,
     state_dir: PathBuf,
     sentinel: Sentinel,
+    obeys_hold: bool,
     started: Instant,
     proven: bool,
     journal: Option<Journal>,
-    /// Baselines that a status of this life holds, for a journal that is lost or cannot be read.
+    /// Baselines that a status of this life or a journal held, for one that is lost, cannot be read, or is not ours now.
     reported: BTreeMap<Sysctl, Record>,
     watcher: Watcher,
     facts: NodeFacts,
@@ -128,6 +129,7 @@ impl Node {
             procfs,
             state_dir,
             sentinel,
+            obeys_hold: true,
             started: Instant::now(),
             proven: false,
             journal: None,
@@ -137,6 +139,12 @@ impl Node {
             drifts: BTreeMap::new(),
             failures: BTreeMap::new(),
         }
+    }
+
+    /// The same for a person who acts there: the file that makes agents observe only does not stop them.
+    #[must_use]
+    pub fn for_person(self) -> Self {
+        Self { obeys_hold: false, ..self }
     }
 
     /// Where the kernel's files are.
@@ -225,11 +233,18 @@ impl Node {
 
     fn held(&self) -> Result<(), Obstacle> {
         let hold = self.state_dir.join(HOLD_FILE);
-        if hold.exists() { Err(Obstacle::Hold(hold)) } else { Ok(()) }
+        if self.obeys_hold && hold.exists() { Err(Obstacle::Hold(hold)) } else { Ok(()) }
+    }
+
+    /// So that a person can restore with it meanwhile. What it held is still known.
+    fn let_go_of_journal(&mut self) {
+        if let Some(journal) = self.journal.take() {
+            self.reported.clone_from(journal.records());
+        }
     }
 
     fn accept(&mut self, order: &Order) -> Result<(), Obstacle> {
-        self.held()?;
+        self.held().inspect_err(|_| self.let_go_of_journal())?;
         if !self.proven {
             self.sentinel.check(&self.procfs)?;
             self.proven = true;

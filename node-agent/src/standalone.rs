@@ -198,7 +198,7 @@ impl Host {
         Ok(Exit::Done)
     }
 
-    /// Puts back what the kernel held before, where it still holds what was written.
+    /// Puts back what the kernel held before, where it still holds what was written; also where agents are held.
     ///
     /// # Errors
     /// Where the manifest or the journal cannot be read.
@@ -217,7 +217,7 @@ impl Host {
             self.print(&Turn::default(), None, vec![note])?;
             return Ok(Exit::Done);
         }
-        let turn = self.node().turn(&Order::of_person(entries, Vec::new()), true, Moment::now());
+        let turn = self.node().for_person().turn(&Order::of_person(entries, Vec::new()), true, Moment::now());
         tell_obstacle(turn.obstacle.as_ref());
         self.print(&turn, None, Vec::new())?;
         Ok(exit(&turn))

@@ -32,9 +32,16 @@ pub(super) const TESTS: &[Test] = &[
         name: "restore_without_a_cluster_puts_back_all_but_what_another_program_has_changed",
         run: restore,
     },
+    Test {
+        name: "restore_beside_apply_watch_says_who_has_the_journal_and_works_with_a_hold_file",
+        run: restore_beside_watch,
+    },
     Test { name: "apply_leaves_what_its_file_does_not_order_and_says_what_restores_it", run: leaves },
     Test { name: "apply_without_a_cluster_needs_no_capability", run: unprivileged },
-    Test { name: "apply_without_a_cluster_obeys_a_hold_file_and_a_rule", run: held_or_refused },
+    Test {
+        name: "apply_without_a_cluster_obeys_a_rule_and_a_hold_file_which_does_not_stop_a_restore",
+        run: held_or_refused,
+    },
 ];
 
 /// A host of its own: a namespace in which the kernel has its defaults, and a folder.
@@ -221,6 +228,26 @@ fn restore(suite: &Suite) -> Outcome {
     })
 }
 
+fn restore_beside_watch(suite: &Suite) -> Outcome {
+    Host::run_in_new(suite, |host| {
+        host.order(&["tcpFinTimeoutSeconds: 30"])?;
+        let watch = Watch::start(host)?;
+        wait_for(FIN_TIMEOUT, "30")?;
+        let locked = host.run(&["restore"])?;
+        locked.is(4, "Failed")?;
+        ensure(locked.stderr.contains("holds the journal"), || locked.stderr.clone())?;
+        files::write(&host.state().join("hold"), "")?;
+        poll_until("restore has the journal", SOON, || {
+            let said = host.run(&["restore"])?;
+            Ok(Seen::when(said.code == Some(0), || said.stderr.clone()))
+        })?;
+        holds(FIN_TIMEOUT, "60")?;
+        let (code, log) = watch.end()?;
+        ensure(code == Some(0), || format!("it ended with {code:?} and said {log}"))?;
+        holds(FIN_TIMEOUT, "60")
+    })
+}
+
 fn leaves(suite: &Suite) -> Outcome {
     Host::run_in_new(suite, |host| {
         host.order(&["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5"])?;
@@ -255,10 +282,14 @@ fn held_or_refused(suite: &Suite) -> Outcome {
         host.run(&["apply"])?.is(2, "Refused (fin-timeout-61-to-89): net.ipv4.tcp_fin_timeout = 70: ")?;
         holds(RETRIES, "0")?;
         host.order(&["tcpOrphanRetries: 5"])?;
+        host.run(&["apply"])?.is(0, "Applied")?;
         files::write(&host.state().join("hold"), "")?;
+        host.order(&["tcpOrphanRetries: 6"])?;
         let held = host.run(&["apply"])?;
         held.is(4, "Failed")?;
         ensure(held.stderr.contains("remove the file to let it write"), || held.stderr.clone())?;
+        holds(RETRIES, "5")?;
+        host.run(&["restore"])?.is(0, "Restored")?;
         holds(RETRIES, "0")
     })
 }

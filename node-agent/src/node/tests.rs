@@ -496,3 +496,21 @@ fn a_hold_file_and_a_damaged_journal_are_foreseen() {
     fs::write(machine.state().join(HOLD_FILE), "").unwrap();
     assert!(matches!(foreseen(), Some(Obstacle::Hold(_))));
 }
+
+#[test]
+fn an_agent_that_is_held_lets_go_of_the_journal_so_that_a_person_can_restore() {
+    let machine = Machine::new(&[(Sysctl::FinTimeout, "60\n")]);
+    let set = order(1, &json!([entry(Sysctl::FinTimeout, "Set", Some(30))]));
+    let mut agent = machine.node();
+    machine.turn(&mut agent, &set);
+    fs::write(machine.state().join(HOLD_FILE), "").unwrap();
+    let held = machine.turn(&mut agent, &set);
+    assert!(matches!(held.obstacle, Some(Obstacle::Hold(_))));
+    assert_eq!(held.findings[0].baseline, Some(60), "a status keeps it");
+
+    let restore = order(2, &json!([entry(Sysctl::FinTimeout, "Restore", None)]));
+    let restored = machine.turn(&mut machine.node().for_person(), &restore);
+    assert!(restored.obstacle.is_none(), "{restored:?}");
+    machine.turn(&mut agent, &set);
+    assert_eq!(machine.live(Sysctl::FinTimeout), Some(60), "the agent is held");
+}
