@@ -403,6 +403,7 @@ impl Node {
     }
 }
 
+/// What a finding is where the plan is not carried out.
 fn hypothetically(finding: Finding, writes: &BTreeMap<Sysctl, Write>) -> Finding {
     if let Some(write) = Sysctl::from_name(&finding.name).and_then(|sysctl| writes.get(&sysctl)) {
         let (live, desired, message) = (Some(write.from), Some(write.to), Some(write.to_string()));
