@@ -40,6 +40,7 @@ mod prove;
 mod rights;
 mod rivals;
 mod rules;
+mod standalone;
 
 /// The tests of `cargo lab test`.
 const TESTS: &[&[Test]] = &[
@@ -57,6 +58,7 @@ const TESTS: &[&[Test]] = &[
     rivals::TESTS,
     cautions::TESTS,
     misplaced::TESTS,
+    standalone::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
 const LONG_TESTS: &[&[Test]] =

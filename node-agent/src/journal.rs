@@ -102,6 +102,17 @@ pub struct Journal {
     unsaved: bool,
 }
 
+/// What the journal of this life in a folder holds; nothing where there is none. It is only read: no folder is made and no
+/// lock is taken.
+///
+/// # Errors
+/// Where there is one that cannot be read.
+pub fn saved(dir: &Path, life: &str) -> Result<Records, Error> {
+    let path = dir.join(FILE);
+    let contents = read(&path)?.filter(|contents| contents.life == life);
+    contents.map_or(Ok(Records::new()), |contents| decode(&path, &contents))
+}
+
 impl Journal {
     /// Opens the journal of this life in a folder, which is made where it is not there. One of another life is taken for
     /// empty.

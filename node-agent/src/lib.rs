@@ -17,4 +17,5 @@ pub mod report;
 pub mod run;
 pub mod sentinel;
 pub mod sock_diag;
+pub mod standalone;
 pub mod watchdog;

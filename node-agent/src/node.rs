@@ -71,6 +71,11 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
+    /// Whether the agent is in another network namespace than its node.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Doubt(Doubt::OtherNamespace(_)))
+    }
+
     /// Whether another agent looks after this node.
     pub fn is_rival(&self) -> bool {
         matches!(self, Self::Journal(journal::Error::Locked(_)))
@@ -104,10 +109,11 @@ pub struct Node {
     procfs: Procfs,
     state_dir: PathBuf,
     sentinel: Sentinel,
+    obeys_hold: bool,
     started: Instant,
     proven: bool,
     journal: Option<Journal>,
-    /// Baselines that a status of this life holds, for a journal that is lost or cannot be read.
+    /// Baselines that a status of this life or a journal held, for one that is lost, cannot be read, or is not ours now.
     reported: BTreeMap<Sysctl, Record>,
     watcher: Watcher,
     facts: NodeFacts,
@@ -128,6 +134,7 @@ impl Node {
             procfs,
             state_dir,
             sentinel,
+            obeys_hold: true,
             started: Instant::now(),
             proven: false,
             journal: None,
@@ -139,9 +146,20 @@ impl Node {
         }
     }
 
+    /// The same for a person who acts there: the file that makes agents observe only does not stop them.
+    #[must_use]
+    pub fn for_person(self) -> Self {
+        Self { obeys_hold: false, ..self }
+    }
+
     /// Where the kernel's files are.
     pub fn procfs(&self) -> &Procfs {
         &self.procfs
+    }
+
+    /// What was written in this life of the namespace, as far as it is known.
+    pub fn records(&self) -> &Records {
+        self.journal.as_ref().map_or(&self.reported, Journal::records)
     }
 
     fn elapsed(&self, now: Moment) -> Duration {
@@ -206,11 +224,32 @@ impl Node {
         Turn { findings, observed: self.would(order, now), life, obstacle }
     }
 
-    fn accept(&mut self, order: &Order) -> Result<(), Obstacle> {
+    /// What a turn would do now. Nothing is written, neither to the kernel nor to the journal, and no lock is taken. The
+    /// obstacle is what shows without trying.
+    pub fn foresee(&mut self, order: &Order, now: Moment) -> Turn {
+        let life = life(&self.procfs).ok();
+        self.facts = self.watcher.look(&self.procfs, self.elapsed(now));
+        let saved = life.as_deref().map_or(Ok(Records::new()), |life| journal::saved(&self.state_dir, life));
+        let unreadable = saved.map(|records| self.reported = records).err();
+        let obstacle = self.held().err().or(unreadable.map(Obstacle::Journal));
+        let findings = self.foreseen(&order.entries, &self.reported, now);
+        Turn { findings, observed: self.would(order, now), life, obstacle }
+    }
+
+    fn held(&self) -> Result<(), Obstacle> {
         let hold = self.state_dir.join(HOLD_FILE);
-        if hold.exists() {
-            return Err(Obstacle::Hold(hold));
+        if self.obeys_hold && hold.exists() { Err(Obstacle::Hold(hold)) } else { Ok(()) }
+    }
+
+    /// So that a person can restore with it meanwhile. What it held is still known.
+    fn let_go_of_journal(&mut self) {
+        if let Some(journal) = self.journal.take() {
+            self.reported.clone_from(journal.records());
         }
+    }
+
+    fn accept(&mut self, order: &Order) -> Result<(), Obstacle> {
+        self.held().inspect_err(|_| self.let_go_of_journal())?;
         if !self.proven {
             self.sentinel.check(&self.procfs)?;
             self.proven = true;
@@ -224,7 +263,7 @@ impl Node {
     }
 
     fn carry_out(&mut self, entries: &Entries, order: &Order, now: Moment) -> Vec<Finding> {
-        let plan = self.plan(entries, now);
+        let plan = self.plan(entries, self.records(), &self.resting(now));
         for transaction in plan.transactions(entries) {
             self.try_transaction(&transaction, entries, order, now);
         }
@@ -232,12 +271,10 @@ impl Node {
         self.findings(&plan, entries, now)
     }
 
-    fn plan(&self, entries: &Entries, now: Moment) -> Plan {
+    fn plan(&self, entries: &Entries, records: &Records, resting: &BTreeSet<Sysctl>) -> Plan {
         let live = self.read(entries);
         let facts = facts::with_nat(&self.facts, &self.procfs, entries, &live);
-        let none = Records::new();
-        let records = self.journal.as_ref().map_or(&none, Journal::records);
-        plan(entries, &live, records, &facts, &self.resting(now))
+        plan(entries, &live, records, &facts, resting)
     }
 
     /// What is ordered, and what a rule may look at beside it.
@@ -335,7 +372,7 @@ impl Node {
 
     /// Nothing may be written: every key that would be is said to have failed.
     fn only_observe(&self, entries: &Entries, why: &str, now: Moment) -> Vec<Finding> {
-        let mut plan = self.plan(entries, now);
+        let mut plan = self.plan(entries, self.records(), &self.resting(now));
         for outcome in plan.outcomes.values_mut() {
             if let Outcome::Write(_)
             | Outcome::Restored
@@ -354,29 +391,31 @@ impl Node {
 
     /// What the tunings that only observe would do if they enforced.
     fn would(&self, order: &Order, now: Moment) -> Vec<(TuningReference, Vec<Finding>)> {
+        let of_none = |finding| Finding { baseline: None, drift: None, tuning: String::new(), ..finding };
         let findings = |entries: &Entries| {
-            let live = self.read(entries);
-            let facts = facts::with_nat(&self.facts, &self.procfs, entries, &live);
-            let plan = plan(entries, &live, &Records::new(), &facts, &BTreeSet::new());
-            let writes: BTreeMap<_, _> = plan.writes().iter().map(|write| (write.sysctl, *write)).collect();
-            let findings = self.findings(&plan, entries, now).into_iter();
-            findings.map(|finding| hypothetically(finding, &writes)).collect()
+            self.foreseen(entries, &Records::new(), now).into_iter().map(of_none).collect()
         };
         let observed = order.observe.iter();
         observed.map(|observed| (observed.tuning.clone(), findings(&hypothetical(observed)))).collect()
     }
+
+    /// The findings of a plan that nobody carries out.
+    fn foreseen(&self, entries: &Entries, records: &Records, now: Moment) -> Vec<Finding> {
+        let plan = self.plan(entries, records, &BTreeSet::new());
+        let writes: BTreeMap<_, _> = plan.writes().iter().map(|write| (write.sysctl, *write)).collect();
+        let findings = self.findings(&plan, entries, now).into_iter();
+        findings.map(|finding| hypothetically(finding, &writes)).collect()
+    }
 }
 
-/// A finding of a plan that nobody carries out.
+/// What a finding is where the plan is not carried out.
 fn hypothetically(finding: Finding, writes: &BTreeMap<Sysctl, Write>) -> Finding {
-    let tuning = String::new();
     if let Some(write) = Sysctl::from_name(&finding.name).and_then(|sysctl| writes.get(&sysctl)) {
-        let Finding { name, remarks, .. } = finding;
         let (live, desired, message) = (Some(write.from), Some(write.to), Some(write.to_string()));
-        return Finding { name, live, desired, message, remarks, ..Finding::new(State::WouldChange, "") };
+        return Finding { state: State::WouldChange, live, desired, message, written: false, ..finding };
     }
     let state = if finding.state == State::Refused { State::WouldRefuse } else { finding.state };
-    Finding { state, baseline: None, drift: None, tuning, ..finding }
+    Finding { state, ..finding }
 }
 
 /// Gives a journal that was not there what a status of the same life knows.

@@ -65,6 +65,19 @@ impl Order {
         }
     }
 
+    /// The order of a person at the node, which no object holds. It is never old.
+    pub fn of_person(entries: Entries, observe: Vec<ObservedTuning>) -> Self {
+        Self {
+            mark: OrderMark { uid: "standalone".into(), generation: 0 },
+            node_uid: String::new(),
+            revision: String::new(),
+            report_interval_seconds: 0,
+            entries,
+            set_aside: Vec::new(),
+            observe,
+        }
+    }
+
     /// Whether something is to be taken back or let go.
     pub fn removes(&self) -> bool {
         self.entries.values().any(|entry| matches!(entry.action, Action::Restore | Action::Release))

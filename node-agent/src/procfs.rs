@@ -74,7 +74,10 @@ fn explain(error: &io::Error) -> String {
             format!("{error}; SELinux or AppArmor may forbid it, or the agent does not run as uid 0")
         }
         io::ErrorKind::ReadOnlyFilesystem => {
-            format!("{error}; the agent needs a writable hostPath volume of /proc/sys/net (see --sysctls)")
+            format!(
+                "{error}; in a pod the agent needs a writable hostPath volume of /proc/sys/net (see --sysctls), in a systemd \
+                 unit no ProtectKernelTunables"
+            )
         }
         _ => error.to_string(),
     }

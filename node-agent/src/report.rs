@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tcp_close::Sysctl;
 use tcp_close::order::Record;
 
-use crate::node::{Finding, Turn};
+use crate::node::{Finding, Obstacle, Turn};
 use crate::order::Order;
 use crate::sock_diag::Sample;
 
@@ -48,8 +48,13 @@ pub fn status(
     previous: Option<&TcpCloseNodeStatus>,
     now: Timestamp,
 ) -> TcpCloseNodeStatus {
-    let sysctls: Vec<SysctlStatus> =
-        turn.findings.iter().map(|finding| sysctl(finding, previous, now)).collect();
+    // What was read in another network namespace says nothing of this node.
+    let here = !turn.obstacle.as_ref().is_some_and(Obstacle::is_elsewhere);
+    let row = |finding: &Finding| {
+        let row = sysctl(finding, previous, now);
+        SysctlStatus { live: row.live.filter(|_| here), ..row }
+    };
+    let sysctls: Vec<SysctlStatus> = turn.findings.iter().map(row).collect();
     let observe = turn.observed.iter().map(|(tuning, findings)| ObservedStatus {
         tuning: tuning.clone(),
         sysctls: findings.iter().map(|finding| sysctl(finding, None, now)).collect(),
@@ -59,7 +64,7 @@ pub fn status(
         observed_revision: Some(order.revision.clone()),
         node_uid: Some(order.node_uid.clone()),
         boot_id: surroundings.boot_id.clone(),
-        life: turn.life.clone(),
+        life: turn.life.clone().filter(|_| here),
         reported_at: Some(Time(now)),
         agent_version: Some(env!("CARGO_PKG_VERSION").into()),
         summary: Some(summary(&turn.findings)),
@@ -74,7 +79,12 @@ pub fn status(
     }
 }
 
-fn sysctl(finding: &Finding, previous: Option<&TcpCloseNodeStatus>, now: Timestamp) -> SysctlStatus {
+/// One row of a status.
+pub(crate) fn sysctl(
+    finding: &Finding,
+    previous: Option<&TcpCloseNodeStatus>,
+    now: Timestamp,
+) -> SysctlStatus {
     let before = previous.and_then(|status| status.sysctls.iter().find(|sysctl| sysctl.name == finding.name));
     let restored = matches!(finding.state, State::Restored | State::Restoring);
     let (changed_at, changed_by) = if finding.written {
@@ -107,7 +117,8 @@ fn clip(message: &str) -> String {
     message.chars().take(MESSAGE_CHARS).collect()
 }
 
-fn sockets(sample: &Sample, at: Timestamp) -> Sockets {
+/// The counts, as a status names them.
+pub(crate) fn sockets(sample: &Sample, at: Timestamp) -> Sockets {
     let counts = sample.counts;
     Sockets {
         time_wait: counts.time_wait,

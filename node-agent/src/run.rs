@@ -26,7 +26,7 @@ use crate::sock_diag;
 use crate::watchdog::Watchdog;
 
 /// A foreign change is noticed within this.
-const TURN: Duration = Duration::from_secs(1);
+pub(crate) const TURN: Duration = Duration::from_secs(1);
 /// Sockets are counted this often; a count walks the kernel's table (1 ms).
 const COUNT: Duration = Duration::from_secs(5);
 /// A request that failed is made again after this long, and then after twice as long each time.
@@ -102,7 +102,8 @@ pub async fn run(settings: Settings, client: Client) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn any([first, second]: &mut [Signal; 2]) {
+/// Waits for one of two signals.
+pub(crate) async fn any([first, second]: &mut [Signal; 2]) {
     tokio::select! { _ = first.recv() => {}, _ = second.recv() => {} }
 }
 

@@ -8,7 +8,6 @@ use tcp_close::plan::{Cause, Outcome, Plan, Write};
 use tcp_close::rule::{Refusal, Remark};
 
 use super::{Drift, Moment, Node};
-use crate::journal::Journal;
 
 /// What was found out about one sysctl.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,11 +120,10 @@ impl Node {
         tuning: &str,
         message: Option<String>,
     ) -> Finding {
-        let records = self.journal.as_ref().map_or(&self.reported, Journal::records);
         Finding {
             name: sysctl.name().into(),
             live: self.procfs.read_sysctl(sysctl).value(),
-            baseline: records.get(&sysctl).map(|record| record.baseline),
+            baseline: self.records().get(&sysctl).map(|record| record.baseline),
             message,
             drift: self.drifts.get(&sysctl).cloned(),
             ..Finding::new(state, tuning)

@@ -470,3 +470,47 @@ fn a_value_that_is_below_the_peak_is_refused_with_the_peak() {
     assert_eq!((finding.state, finding.rule), (State::Refused, Some("max-tw-buckets-below-peak")));
     assert!(finding.message.as_ref().unwrap().contains("1.25 x 60000 (in 6"), "{:?}", finding.message);
 }
+
+#[test]
+fn what_would_be_done_is_foreseen_beside_the_agent_that_holds_the_journal() {
+    let machine = Machine::new(&[(Sysctl::FinTimeout, "60\n")]);
+    let order = order(1, &json!([entry(Sysctl::FinTimeout, "Set", Some(30))]));
+    let mut holder = machine.node();
+    machine.turn(&mut holder, &order);
+    machine.set(Sysctl::FinTimeout, 45);
+    let turn = machine.node().foresee(&order, machine.at(0));
+    let [finding] = turn.findings.as_slice() else { panic!("{turn:?}") };
+    assert_eq!((finding.state, finding.baseline, finding.written), (State::WouldChange, Some(60), false));
+    assert_eq!(finding.message.as_deref(), Some("net.ipv4.tcp_fin_timeout 45 -> 30"));
+    assert_eq!((machine.live(Sysctl::FinTimeout), turn.obstacle.is_none()), (Some(45), true));
+}
+
+#[test]
+fn a_hold_file_and_a_damaged_journal_are_foreseen() {
+    let machine = Machine::new(&[(Sysctl::FinTimeout, "60\n")]);
+    let order = order(1, &json!([entry(Sysctl::FinTimeout, "Set", Some(30))]));
+    fs::create_dir(machine.state()).unwrap();
+    fs::write(machine.state().join("journal"), "garbage").unwrap();
+    let foreseen = || machine.node().foresee(&order, machine.at(0)).obstacle;
+    assert!(matches!(foreseen(), Some(Obstacle::Journal(_))));
+    fs::write(machine.state().join(HOLD_FILE), "").unwrap();
+    assert!(matches!(foreseen(), Some(Obstacle::Hold(_))));
+}
+
+#[test]
+fn an_agent_that_is_held_lets_go_of_the_journal_so_that_a_person_can_restore() {
+    let machine = Machine::new(&[(Sysctl::FinTimeout, "60\n")]);
+    let set = order(1, &json!([entry(Sysctl::FinTimeout, "Set", Some(30))]));
+    let mut agent = machine.node();
+    machine.turn(&mut agent, &set);
+    fs::write(machine.state().join(HOLD_FILE), "").unwrap();
+    let held = machine.turn(&mut agent, &set);
+    assert!(matches!(held.obstacle, Some(Obstacle::Hold(_))));
+    assert_eq!(held.findings[0].baseline, Some(60), "a status keeps it");
+
+    let restore = order(2, &json!([entry(Sysctl::FinTimeout, "Restore", None)]));
+    let restored = machine.turn(&mut machine.node().for_person(), &restore);
+    assert!(restored.obstacle.is_none(), "{restored:?}");
+    machine.turn(&mut agent, &set);
+    assert_eq!(machine.live(Sysctl::FinTimeout), Some(60), "the agent is held");
+}

@@ -133,7 +133,8 @@ fn what_was_left_to_another_program_is_a_warning_with_both_values() {
     let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
     cluster.delete_tuning("web");
     cluster.assign();
-    cluster.agent_reports("n1", in_state("RestoreSkipped", "another program set it to 45; before us it was 60"));
+    cluster
+        .agent_reports("n1", in_state("RestoreSkipped", "another program set it to 45; before us it was 60"));
     let writes = crate::assign::plan(&cluster.snapshot, &cluster.resolve());
     let transition = of_write(&writes[0]).unwrap();
     assert_eq!((transition.warning, transition.reason.as_str()), (true, "RestoreSkipped"));

@@ -1,0 +1,295 @@
+//! The agent's program without a cluster, each time on a new network namespace of a real kernel.
+
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use rustix::process::Signal;
+use tcp_close::Sysctl;
+
+use super::{FIN_TIMEOUT, Failure, Outcome, RETRIES, SOON, Suite, Test, ensure, everywhere, tuning};
+use crate::{
+    error::{Error, Result},
+    files,
+    namespace::NetNamespace,
+    process::{Process, output, run},
+    report::{Seen, poll_until},
+};
+
+pub(super) const TESTS: &[Test] = &[
+    Test {
+        name: "apply_without_a_cluster_brings_a_host_to_its_manifest_and_a_second_one_writes_nothing",
+        run: apply_twice,
+    },
+    Test {
+        name: "apply_watch_puts_a_foreign_change_right_and_follows_its_file_but_not_an_invalid_one",
+        run: watch,
+    },
+    Test {
+        name: "restore_without_a_cluster_puts_back_all_but_what_another_program_has_changed",
+        run: restore,
+    },
+    Test {
+        name: "restore_beside_apply_watch_says_who_has_the_journal_and_works_with_a_hold_file",
+        run: restore_beside_watch,
+    },
+    Test { name: "apply_leaves_what_its_file_does_not_order_and_says_what_restores_it", run: leaves },
+    Test { name: "apply_without_a_cluster_needs_no_capability", run: unprivileged },
+    Test {
+        name: "apply_without_a_cluster_obeys_a_rule_and_a_hold_file_which_does_not_stop_a_restore",
+        run: held_or_refused,
+    },
+];
+
+/// A host of its own: a namespace in which the kernel has its defaults, and a folder.
+struct Host {
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+/// How the program ended, and what it printed.
+struct Said {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Host {
+    fn run_in_new(suite: &Suite, work: impl FnOnce(&Self) -> Outcome + Send) -> Outcome {
+        let folder = suite.cluster.dir().join("standalone");
+        let host = Self { program: suite.images.agent.program.clone(), folder };
+        files::make_folder(&host.folder)?;
+        let outcome = NetNamespace::run_in_new(|| work(&host))?;
+        fs::remove_dir_all(&host.folder).map_err(Error::file("remove", &host.folder))?;
+        outcome
+    }
+
+    fn manifest(&self) -> PathBuf {
+        self.folder.join("web.yaml")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// Writes the manifest: an order of these sysctls for every host.
+    fn order(&self, sysctls: &[&str]) -> Result<()> {
+        files::write(&self.manifest(), tuning("web", &everywhere(sysctls)))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--state").arg(self.state()).env_clear();
+        if arguments[0] != "restore" {
+            command.arg("--filename").arg(self.manifest());
+        }
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<Said> {
+        let output = output(&mut self.command(arguments))?;
+        let [stdout, stderr] =
+            [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        Ok(Said { code: output.status.code(), stdout, stderr })
+    }
+}
+
+impl Said {
+    /// Whether it ended like this, and printed this.
+    fn is(&self, code: i32, stdout: &str) -> Outcome {
+        let Self { code: ended, stdout: said, stderr } = self;
+        ensure(*ended == Some(code) && said.contains(stdout), || {
+            format!("it ended with {ended:?} and not {code}, or did not say {stdout:?}:\n{said}{stderr}")
+        })
+    }
+
+    fn writes(&self) -> usize {
+        self.stderr.matches("INFO wrote ").count()
+    }
+}
+
+fn path(key: &str) -> String {
+    format!("/proc/sys/{}", key.replace('.', "/"))
+}
+
+/// What the kernel of the calling thread's namespace holds.
+fn live(key: &str) -> Result<String> {
+    files::read(Path::new(&path(key))).map(|text| text.trim().to_owned())
+}
+
+/// What another program would do.
+fn set(key: &str, value: &str) -> Result<()> {
+    let path = path(key);
+    fs::write(&path, value).map_err(Error::file("write", path))
+}
+
+fn holds(key: &str, value: &str) -> Outcome {
+    let live = live(key)?;
+    ensure(live == value, || format!("{key} is {live}, and not {value}"))
+}
+
+fn wait_for(key: &str, value: &str) -> Outcome {
+    let look = || live(key).map(|live| Seen::when(live == value, || live.clone()));
+    poll_until(&format!("{key} is {value}"), SOON, look)?;
+    Ok(())
+}
+
+fn apply_twice(suite: &Suite) -> Outcome {
+    Host::run_in_new(suite, |host| {
+        host.order(&["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5"])?;
+        host.run(&["plan"])?.is(1, "WouldChange: net.ipv4.tcp_fin_timeout 60 -> 30\n")?;
+        let first = host.run(&["apply"])?;
+        first.is(0, "net.ipv4.tcp_fin_timeout     30   30       60      Applied  web\n")?;
+        holds(FIN_TIMEOUT, "30")?;
+        holds(RETRIES, "5")?;
+        host.run(&["plan"])?.is(0, "Applied")?;
+        let journal = files::read(&host.state().join("journal"))?;
+        let second = host.run(&["apply"])?;
+        second.is(0, "Applied")?;
+        let same = files::read(&host.state().join("journal"))? == journal;
+        ensure((first.writes(), second.writes(), same) == (2, 0, true), || {
+            format!("{}{}the journal is the same: {same}", first.stderr, second.stderr)
+        })
+    })
+}
+
+/// `apply --watch`, which ends with its test.
+struct Watch {
+    child: Child,
+}
+
+impl Watch {
+    fn start(host: &Host) -> Result<Self> {
+        let mut command = host.command(&["apply", "--watch"]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let child =
+            command.spawn().map_err(|source| Error::Start { program: "tcpclose-agent".into(), source })?;
+        Ok(Self { child })
+    }
+
+    /// Asks it to end; returns how it did, and all that it logged.
+    fn end(mut self) -> Result<(Option<i32>, String), Failure> {
+        let failed = |error: std::io::Error| Failure(format!("apply --watch: {error}"));
+        if let Some(process) = Process::of_pid(self.child.id()) {
+            process.signal(Signal::TERM)?;
+        }
+        let status = self.child.wait().map_err(failed)?;
+        let mut log = String::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            stderr.read_to_string(&mut log).map_err(failed)?;
+        }
+        Ok((status.code(), log))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn watch(suite: &Suite) -> Outcome {
+    Host::run_in_new(suite, |host| {
+        host.order(&["tcpFinTimeoutSeconds: 30"])?;
+        let watch = Watch::start(host)?;
+        wait_for(FIN_TIMEOUT, "30")?;
+        host.order(&["tcpFinTimeoutSeconds: 20"])?;
+        wait_for(FIN_TIMEOUT, "20")?;
+        // Both at once: the turn that finds the file invalid puts the value right against the last good order.
+        host.order(&["tcpFinTimeoutSeconds: soon"])?;
+        set(FIN_TIMEOUT, "45")?;
+        wait_for(FIN_TIMEOUT, "20")?;
+        let (code, log) = watch.end()?;
+        let said = log.contains("spec.sysctls.tcpFinTimeoutSeconds") && log.contains("cause=Drifted");
+        ensure(code == Some(0) && said, || format!("it ended with {code:?} and said {log}"))?;
+        holds(FIN_TIMEOUT, "20")
+    })
+}
+
+fn restore(suite: &Suite) -> Outcome {
+    Host::run_in_new(suite, |host| {
+        host.order(&["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5", "tcpTwReuse: 1"])?;
+        host.run(&["apply"])?.is(0, "Applied")?;
+        set(FIN_TIMEOUT, "45")?;
+        host.run(&["restore", RETRIES])?.is(0, "Restored")?;
+        holds(RETRIES, "0")?;
+        holds(Sysctl::TwReuse.name(), "1")?;
+        let skipped = "net.ipv4.tcp_fin_timeout: RestoreSkipped: another program set it to 45, so it was left alone; \
+                       before us it was 60\n";
+        host.run(&["restore"])?.is(0, skipped)?;
+        holds(FIN_TIMEOUT, "45")?;
+        holds(Sysctl::TwReuse.name(), "2")?;
+        host.run(&["restore"])?.is(0, "nothing is left to put back")
+    })
+}
+
+fn restore_beside_watch(suite: &Suite) -> Outcome {
+    Host::run_in_new(suite, |host| {
+        host.order(&["tcpFinTimeoutSeconds: 30"])?;
+        let watch = Watch::start(host)?;
+        wait_for(FIN_TIMEOUT, "30")?;
+        let locked = host.run(&["restore"])?;
+        locked.is(4, "Failed")?;
+        ensure(locked.stderr.contains("holds the journal"), || locked.stderr.clone())?;
+        files::write(&host.state().join("hold"), "")?;
+        poll_until("restore has the journal", SOON, || {
+            let said = host.run(&["restore"])?;
+            Ok(Seen::when(said.code == Some(0), || said.stderr.clone()))
+        })?;
+        holds(FIN_TIMEOUT, "60")?;
+        let (code, log) = watch.end()?;
+        ensure(code == Some(0), || format!("it ended with {code:?} and said {log}"))?;
+        holds(FIN_TIMEOUT, "60")
+    })
+}
+
+fn leaves(suite: &Suite) -> Outcome {
+    Host::run_in_new(suite, |host| {
+        host.order(&["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5"])?;
+        host.run(&["apply"])?.is(0, "Applied")?;
+        host.order(&["tcpOrphanRetries: 5"])?;
+        let state = host.state();
+        let left = format!(
+            "note: {FIN_TIMEOUT} stays 30, which {} does not order; to put back 60: tcpclose-agent restore --state {} \
+             {FIN_TIMEOUT}\n",
+            host.manifest().display(),
+            state.display()
+        );
+        host.run(&["apply"])?.is(0, &left)?;
+        holds(FIN_TIMEOUT, "30")
+    })
+}
+
+fn unprivileged(suite: &Suite) -> Outcome {
+    Host::run_in_new(suite, |host| {
+        host.order(&["tcpFinTimeoutSeconds: 30"])?;
+        let apply = host.command(&["apply"]);
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
+        run(setpriv.arg(apply.get_program()).args(apply.get_args()))?;
+        holds(FIN_TIMEOUT, "30")
+    })
+}
+
+fn held_or_refused(suite: &Suite) -> Outcome {
+    Host::run_in_new(suite, |host| {
+        host.order(&["tcpFinTimeoutSeconds: 70", "tcpOrphanRetries: 5"])?;
+        host.run(&["apply"])?.is(2, "Refused (fin-timeout-61-to-89): net.ipv4.tcp_fin_timeout = 70: ")?;
+        holds(RETRIES, "0")?;
+        host.order(&["tcpOrphanRetries: 5"])?;
+        host.run(&["apply"])?.is(0, "Applied")?;
+        files::write(&host.state().join("hold"), "")?;
+        host.order(&["tcpOrphanRetries: 6"])?;
+        let held = host.run(&["apply"])?;
+        held.is(4, "Failed")?;
+        ensure(held.stderr.contains("remove the file to let it write"), || held.stderr.clone())?;
+        holds(RETRIES, "5")?;
+        host.run(&["restore"])?.is(0, "Restored")?;
+        holds(RETRIES, "0")
+    })
+}
