@@ -11,6 +11,7 @@ use crate::{
     demo::demo,
     error::{Error, Result},
     fixture,
+    fuzz::fuzz,
     install::install_from_checkout,
     network,
     prove::prove,
@@ -96,6 +97,18 @@ enum Subject {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Put every parser of what the kernel, the journal or a person has written to libFuzzer, starting from real captures.
+    Fuzz {
+        /// For how many seconds each target runs.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+        /// Plant a bug in each target, and fail unless it is found.
+        #[arg(long)]
+        planted: bool,
+        /// Run only targets whose names contain this.
+        #[arg(default_value = "")]
+        filter: String,
+    },
     /// Pass connections from the machine to the API server.
     #[command(hide = true)]
     Relay {
@@ -146,6 +159,7 @@ impl Arguments {
                 Tally { failed, .. } => Err(Error::TestsFailed { failed }),
             },
             Subject::Prove { write_docs, filter } => prove(&filter, write_docs),
+            Subject::Fuzz { seconds, planted, filter } => fuzz(&filter, seconds, planted),
             Subject::Relay { holder, port_file } => relay::serve(holder, &port_file),
         }
     }

@@ -110,6 +110,26 @@ pub enum Error {
         /// How many.
         unproven: usize,
     },
+    /// The fuzzer has found an input on which a parser fails.
+    #[error("{target} fails on {}:\n{said}\n      what to do: run `{} {}`, which fails the same way", input.display(), program.display(), input.display())]
+    Finding {
+        /// The fuzz target.
+        target: String,
+        /// What it said.
+        said: String,
+        /// The input, in a file.
+        input: PathBuf,
+        /// What runs the target on an input.
+        program: PathBuf,
+    },
+    /// The fuzzer has not found what was planted for it.
+    #[error("{target}: the planted bug was not found within {seconds} s")]
+    PlantedNotFound {
+        /// The fuzz target.
+        target: String,
+        /// The time it was given.
+        seconds: u32,
+    },
     /// A text that a program printed could not be understood.
     #[error("cannot understand {what}: {why}")]
     Unclear {

@@ -13,6 +13,7 @@ mod demo;
 mod error;
 mod files;
 mod fixture;
+mod fuzz;
 pub mod images;
 mod inotify;
 mod install;

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The project's own packages.
-const PACKAGES: [&str; 5] = ["crds", "lab", "node-agent", "operator", "tcp-close"];
+const PACKAGES: [&str; 6] = ["crds", "fuzz", "lab", "node-agent", "operator", "tcp-close"];
 /// Names the checkout that built last.
 const LAST: &str = "checkout";
 
@@ -54,8 +54,13 @@ impl SharedBuild {
     /// cargo, with this folder for all that it compiles.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.env("CARGO_BUILD_BUILD_DIR", &self.folder);
+        self.lend_to(&mut command);
         command
+    }
+
+    /// Has a command that starts cargo use this folder.
+    pub(crate) fn lend_to(&self, command: &mut Command) {
+        command.env("CARGO_BUILD_BUILD_DIR", &self.folder);
     }
 }
 
@@ -114,10 +119,11 @@ mod tests {
     }
 
     #[test]
-    fn the_packages_are_those_of_the_workspace() {
+    fn the_packages_are_those_of_the_workspace_and_the_fuzz_targets() {
         let manifest = include_str!("../../Cargo.toml");
         let members = manifest.lines().find(|line| line.starts_with("members")).unwrap();
-        assert_eq!(members.matches('"').count(), 2 * PACKAGES.len());
-        assert!(PACKAGES.iter().all(|package| members.contains(&format!("\"{package}\""))));
+        let in_workspace: Vec<_> = PACKAGES.iter().filter(|package| **package != "fuzz").collect();
+        assert_eq!(members.matches('"').count(), 2 * in_workspace.len());
+        assert!(in_workspace.iter().all(|package| members.contains(&format!("\"{package}\""))));
     }
 }

@@ -28,6 +28,7 @@ mod checks;
 mod counts;
 mod explain;
 mod faults;
+mod fuzz;
 mod helm;
 mod inputs;
 mod leader;
@@ -61,8 +62,14 @@ const TESTS: &[&[Test]] = &[
     standalone::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
-const LONG_TESTS: &[&[Test]] =
-    &[leader::LONG_TESTS, helm::LONG_TESTS, faults::LONG_TESTS, lives::LONG_TESTS, benches::LONG_TESTS];
+const LONG_TESTS: &[&[Test]] = &[
+    leader::LONG_TESTS,
+    helm::LONG_TESTS,
+    faults::LONG_TESTS,
+    lives::LONG_TESTS,
+    benches::LONG_TESTS,
+    fuzz::LONG_TESTS,
+];
 
 const FIN_TIMEOUT: &str = Sysctl::FinTimeout.name();
 const RETRIES: &str = Sysctl::OrphanRetries.name();

@@ -70,12 +70,14 @@ pub struct OrderMark {
     pub generation: i64,
 }
 
+/// What a journal's file says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Contents {
+pub struct Contents {
     life: String,
+    /// The last order that was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    order: Option<OrderMark>,
+    pub order: Option<OrderMark>,
     sysctls: BTreeMap<String, SavedRecord>,
 }
 
@@ -216,7 +218,6 @@ fn lock(path: &Path) -> Result<File, Error> {
     }
 }
 
-/// A first line that says what it is and what the rest must hash to, then JSON.
 fn encode(life: &str, order: Option<&OrderMark>, records: &Records) -> String {
     let sysctls = records
         .iter()
@@ -228,17 +229,29 @@ fn encode(life: &str, order: Option<&OrderMark>, records: &Records) -> String {
     let contents = Contents { life: life.into(), order: order.cloned(), sysctls };
     // A struct of strings and numbers always has a JSON form.
     let body = serde_json::to_string_pretty(&contents).unwrap_or_default() + "\n";
-    format!("{MAGIC} {VERSION} sha256:{}\n{body}", checksum(&body))
+    sealed(&body)
+}
+
+/// A journal's text: a first line that says what it is and what the rest must hash to, then the rest, which is JSON.
+pub fn sealed(body: &str) -> String {
+    format!("{MAGIC} {VERSION} sha256:{}\n{body}", checksum(body))
 }
 
 fn read(path: &Path) -> Result<Option<Contents>, Error> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(damaged(path, "it is not text"));
-        }
-        Err(source) => return Err(io_error(path, "read", source)),
+    match fs::read(path) {
+        Ok(bytes) => parse(path, &bytes).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(io_error(path, "read", source)),
+    }
+}
+
+/// Reads what a journal's file holds; the path is for the error.
+///
+/// # Errors
+/// Where it is damaged, or of another version.
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<Contents, Error> {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return Err(damaged(path, "it is not text"));
     };
     let Some((header, body)) = text.split_once('\n') else {
         return Err(damaged(path, "its first line is incomplete"));
@@ -253,10 +266,14 @@ fn read(path: &Path) -> Result<Option<Contents>, Error> {
     if sum != checksum(body) {
         return Err(damaged(path, "its checksum is wrong"));
     }
-    serde_json::from_str(body).map(Some).map_err(|error| damaged(path, &error.to_string()))
+    serde_json::from_str(body).map_err(|error| damaged(path, &error.to_string()))
 }
 
-fn decode(path: &Path, contents: &Contents) -> Result<Records, Error> {
+/// What was saved of each key; the path is for the error.
+///
+/// # Errors
+/// Where a key is not known.
+pub fn decode(path: &Path, contents: &Contents) -> Result<Records, Error> {
     contents
         .sysctls
         .iter()

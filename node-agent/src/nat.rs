@@ -29,7 +29,7 @@ pub fn evidence(procfs: &Procfs) -> Nat {
 
 /// The evidence in a line of the table, if it is a connection whose addresses are rewritten: its reply is not the mirror
 /// image of its request.
-fn translated(line: &str) -> Option<String> {
+pub fn translated(line: &str) -> Option<String> {
     let values = |name: &str| {
         line.split_ascii_whitespace().filter_map(|word| word.strip_prefix(name)).collect::<Vec<_>>()
     };
@@ -47,7 +47,7 @@ fn translated(line: &str) -> Option<String> {
 }
 
 /// `PAWSPassive` of `/proc/net/netstat`: SYNs dropped by tcp_tw_recycle.
-fn passive_rejects(text: &str) -> Option<u64> {
+pub fn passive_rejects(text: &str) -> Option<u64> {
     counter(text, "TcpExt: ", "PAWSPassive")
 }
 

@@ -185,9 +185,7 @@ impl Procfs {
         use std::os::unix::fs::MetadataExt;
         let path = self.root.join("1/stat");
         let text = read(&path)?;
-        // The command in parentheses may hold blanks; the start time is the 20th field after it.
-        let started = text.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19));
-        let started = started.ok_or_else(|| content(path, &text, "a process's state"))?;
+        let started = start_time(&text).ok_or_else(|| content(path, &text, "a process's state"))?;
         let sockstat = self.root.join("self/net/sockstat");
         let inode = fs::metadata(&sockstat).map_err(|source| Error::Read { path: sockstat, source })?.ino();
         Ok(format!("{started}-{inode}"))
@@ -267,6 +265,12 @@ impl Writable {
             source,
         })
     }
+}
+
+/// When a process started, of its `/proc/<pid>/stat`: the 20th field after its command, which is in parentheses and may
+/// hold blanks.
+pub fn start_time(stat: &str) -> Option<&str> {
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19))
 }
 
 /// A counter of `/proc/net/snmp` or `/proc/net/netstat`: they have a line of names, then one of numbers, both of the same

@@ -100,14 +100,20 @@ fn request() -> [u8; REQUEST_BYTES] {
     request
 }
 
+/// Whether a dump goes on.
 #[derive(Debug, PartialEq, Eq)]
-enum Progress {
+pub enum Progress {
+    /// Another answer follows.
     More,
+    /// This was the last one.
     Done,
 }
 
 /// Adds the messages of one answer, which may hold many.
-fn add_messages(mut answer: &[u8], tally: &mut Tally) -> io::Result<Progress> {
+///
+/// # Errors
+/// Where the kernel says that it gives no dump, or a message is cut short.
+pub fn add_messages(mut answer: &[u8], tally: &mut Tally) -> io::Result<Progress> {
     while let Some(header) = answer.first_chunk::<HEADER_BYTES>() {
         let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
         let kind = u16::from_ne_bytes([header[4], header[5]]);
@@ -127,7 +133,7 @@ fn add_messages(mut answer: &[u8], tally: &mut Tally) -> io::Result<Progress> {
 
 fn error_of(body: &[u8]) -> io::Error {
     let errno = body.first_chunk::<4>().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-    io::Error::from_raw_os_error(-errno)
+    io::Error::from_raw_os_error(errno.saturating_neg())
 }
 
 fn add_socket(body: &[u8], tally: &mut Tally) {
@@ -176,6 +182,12 @@ mod tests {
         let answer = message(NLMSG_ERROR, &(-libc::ENOENT).to_ne_bytes());
         let error = add_messages(&answer, &mut Tally::default()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn an_error_number_that_has_no_opposite_is_an_error() {
+        let answer = message(NLMSG_ERROR, &i32::MIN.to_ne_bytes());
+        assert!(add_messages(&answer, &mut Tally::default()).is_err());
     }
 
     #[test]
