@@ -21,10 +21,12 @@ use crate::{
     up::{NODES, up},
 };
 
+mod alone;
 mod another;
 mod benches;
 mod checks;
 mod counts;
+mod crash;
 mod explain;
 mod faults;
 mod helm;
@@ -38,6 +40,8 @@ mod prove;
 mod rights;
 mod rules;
 mod standalone;
+mod strace;
+mod strangers;
 
 /// The tests of `cargo lab test`.
 const TESTS: &[&[Test]] = &[
@@ -53,10 +57,18 @@ const TESTS: &[&[Test]] = &[
     messages::TESTS,
     prove::TESTS,
     standalone::TESTS,
+    crash::TESTS,
+    strangers::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
-const LONG_TESTS: &[&[Test]] =
-    &[leader::LONG_TESTS, helm::LONG_TESTS, faults::LONG_TESTS, lives::LONG_TESTS, benches::LONG_TESTS];
+const LONG_TESTS: &[&[Test]] = &[
+    leader::LONG_TESTS,
+    helm::LONG_TESTS,
+    faults::LONG_TESTS,
+    crash::LONG_TESTS,
+    lives::LONG_TESTS,
+    benches::LONG_TESTS,
+];
 
 const FIN_TIMEOUT: &str = Sysctl::FinTimeout.name();
 const RETRIES: &str = Sysctl::OrphanRetries.name();
