@@ -144,26 +144,23 @@ fn another_boot(suite: &Suite) -> Outcome {
 
 // ---- mounts that lead elsewhere ----
 
+/// The agent runs in a namespace of its own, and what lies over its sysctls leads to this one, or to no kernel.
 fn wrong_mounts(suite: &Suite) -> Outcome {
     with_a_tuning(suite, |alone| {
         let elsewhere = alone.folder.join("elsewhere").display().to_string();
-        let bind = |from: &str, to: &str| format!("mount --bind {from} /proc/sys/net{to}");
-        let key = "/ipv4/tcp_fin_timeout";
-        let other = |what: &str| format!("unshare --net {}", bind(&format!("/proc/sys/net{what}"), what));
-        let tree = format!("mkdir -p {elsewhere}/ipv4\necho 60 >{elsewhere}{key}");
-        // What is mounted belongs to the namespace of whoever mounts it: here, one that is made for that.
+        let a_tree = format!("mkdir -p {elsewhere}/ipv4\necho 60 >{elsewhere}/ipv4/tcp_fin_timeout");
+        let ours = format!("{a_tree}\nmount --bind /proc/sys/net/ipv4 {elsewhere}/ipv4");
+        let (folder, key) = ("/ipv4", "/ipv4/tcp_fin_timeout");
         let pinned = "which belongs to the network namespace of whoever mounted it";
-        let cases = [
-            (other("/ipv4"), pinned),
-            (other(key), pinned),
-            (format!("{tree}\n{}", bind(&elsewhere, "")), "/proc/sys/net is not a procfs"),
-            (
-                format!("{tree}\n{}", bind(&format!("{elsewhere}{key}"), key)),
-                "/proc/sys/net/ipv4/tcp_fin_timeout is not a procfs",
-            ),
-        ];
-        for (mounts, words) in cases {
-            let said = ends(&mut with_mounts(&mounts, &alone.apply()), FAILED)?;
+        for (there, what, words) in [
+            (&ours, folder, pinned),
+            (&ours, key, pinned),
+            (&a_tree, "", "/proc/sys/net is not a procfs"),
+            (&a_tree, key, "/proc/sys/net/ipv4/tcp_fin_timeout is not a procfs"),
+        ] {
+            let over = format!("mount --bind {elsewhere}{what} /proc/sys/net{what}\nexec \"$@\"");
+            let inside = ["unshare", "--net", "sh", "-ec", &over, "sh"].map(str::to_owned);
+            let said = ends(&mut with_mounts(there, &[&inside[..], &alone.apply()].concat()), FAILED)?;
             says(&said, words)?;
             holds(&[(FIN_TIMEOUT, "60")])?;
         }
