@@ -3,7 +3,8 @@
 
 use std::{
     collections::BTreeSet,
-    path::{Path, PathBuf},
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -14,17 +15,19 @@ use super::{
     FIN_TIMEOUT, Failure, Outcome, RETRIES, Suite, Test,
     alone::{Alone, FAILED, IN_FORCE, command, ended, ends, file, holds, live, says, set},
     ensure,
-    strace::{Call, Trace},
+    strace::{Nth, Trace},
 };
 use crate::error::Result;
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "a_kill_at_any_call_of_apply_or_restore_costs_no_write_more", run: killed_at_any_call },
+    Test { name: "a_failure_of_any_call_of_apply_leaves_all_keys_or_none", run: fails_at_any_call },
     Test {
         name: "the_agent_writes_to_the_keys_ordered_and_to_its_journal_and_to_nothing_else",
         run: touches,
     },
     Test { name: "a_key_that_the_kernel_refuses_takes_back_those_before_it", run: refused_by_the_kernel },
+    Test { name: "the_journal_is_on_disk_before_the_kernel_is_written", run: on_disk_first },
     Test { name: "tcp_max_orphans_of_the_machine_is_set_and_restored_also_after_a_kill", run: max_orphans },
 ];
 
@@ -37,152 +40,173 @@ const MAX_ORPHANS: &str = Sysctl::MaxOrphans.name();
 const ORDERED: [(&str, &str); 3] = [(FIN_TIMEOUT, "30"), (RETRIES, "5"), (REUSE, "1")];
 const TUNING: &[&str] = &["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5", "tcpTwReuse: 1"];
 
-type Values = [(&'static str, String); 3];
-
-/// What the kernel holds before anything is ordered.
-fn baseline() -> Result<Values> {
-    let [a, b, c] = ORDERED.map(|(key, _)| live(key).map(|value| (key, value)));
-    Ok([a?, b?, c?])
+/// What the kernel holds of the keys.
+fn values() -> Result<Vec<(&'static str, String)>> {
+    ORDERED.iter().map(|(key, _)| Ok((*key, live(key)?))).collect()
 }
 
-fn texts(values: &Values) -> [(&'static str, &str); 3] {
-    values.each_ref().map(|(key, value)| (*key, value.as_str()))
-}
-
-// ---- killed at any call ----
-
-fn killed_at_any_call(suite: &Suite) -> Outcome {
-    Alone::apart(suite, |alone| {
-        alone.tune(TUNING)?;
-        let before = baseline()?;
-        let kills = kills(alone, &alone.apply(), &ORDERED, || Ok(()))?;
-        // A run of apply has left its values and its journal; each restore starts from there.
-        let applied = || ends(&mut command(&alone.apply()), IN_FORCE).map(drop);
-        let restored = || ends(&mut command(&alone.restore()), IN_FORCE).map(drop);
-        println!("    {kills} kills of apply");
-        restored()?;
-        applied()?;
-        let kills = self::kills(alone, &alone.restore(), &texts(&before), applied)?;
-        println!("    {kills} kills of restore");
-        Ok(())
-    })
-}
-
-/// Kills a command at each call by which it changes something, and starts it again: it then ends well, and each key has been
-/// written once all in all. Before each kill all is as it was at first, and `prepare` is done.
-fn kills(
-    alone: &Alone,
-    line: &[String],
-    wanted: &[(&str, &str)],
-    prepare: impl Fn() -> Outcome,
-) -> Result<usize, Failure> {
-    let before: Vec<_> = wanted.iter().map(|(key, _)| live(key)).collect::<Result<_>>()?;
-    let whole = run(alone, None, line)?;
-    ensure(ORDERED.iter().all(|(key, _)| whole.writes_to(&file(key)) == 1), || {
-        format!("a whole run writes {:?}", whole.written())
-    })?;
-    let points = whole.changes();
-    for point in &points {
-        let at = |Failure(why)| Failure(format!("{line:?}, killed at {point}: {why}"));
-        ends(&mut command(&alone.restore()), IN_FORCE).map_err(at)?;
-        alone.forget()?;
-        prepare().map_err(at)?;
-        killed(alone, line, point, wanted, &before).map_err(at)?;
-    }
-    Ok(points.len())
-}
-
-fn killed(
-    alone: &Alone,
-    line: &[String],
-    point: &str,
-    wanted: &[(&str, &str)],
-    before: &[String],
-) -> Outcome {
-    let first = killed_at(alone, line, point)?;
-    for ((key, wanted), before) in wanted.iter().zip(before) {
-        let now = live(key)?;
-        ensure(now == *wanted || now == *before, || format!("{key} is {now} after the kill"))?;
-    }
-    let second = run(alone, None, line)?;
-    holds(wanted)?;
-    for (key, _) in wanted {
-        let writes = [&first, &second].map(|trace| trace.writes_to(&file(key)));
-        ensure(writes.iter().sum::<usize>() == 1, || format!("{key} was written {writes:?} times"))?;
-    }
-    let third = run(alone, None, line)?;
-    let idle = third.written().iter().all(|file| is_terminal(file));
-    ensure(idle, || format!("a restart that finds all in order writes to {:?}", third.written()))
+fn texts<'a>(values: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str)> {
+    values.iter().map(|(key, value)| (*key, value.as_str())).collect()
 }
 
 /// A whole run, which ends well.
-fn run(alone: &Alone, inject: Option<&str>, line: &[String]) -> Result<Trace, Failure> {
-    let trace = alone.strace.run(&alone.folder, inject, line)?;
+fn run(alone: &Alone, line: &[String]) -> Result<Trace, Failure> {
+    let trace = alone.strace.run(&alone.folder, None, line)?;
     ended(&trace.output, IN_FORCE)?;
     Ok(trace)
 }
 
 /// A run that is killed when it is about to make a call.
-fn killed_at(alone: &Alone, line: &[String], point: &str) -> Result<Trace, Failure> {
-    use std::os::unix::process::ExitStatusExt;
-    let inject = point.replace(":when=", ":signal=SIGKILL:when=");
-    let trace = alone.strace.run(&alone.folder, Some(&inject), line)?;
+fn killed_at(alone: &Alone, line: &[String], call: &Nth) -> Result<Trace, Failure> {
+    let trace = alone.strace.run(&alone.folder, Some(&call.inject("signal=SIGKILL")), line)?;
     let was_killed = trace.output.status.signal() == Some(Signal::KILL.as_raw());
-    ensure(was_killed, || format!("it was not killed at {point}: {}", trace.output.status))?;
+    ensure(was_killed, || format!("it was not killed: {}", trace.output.status))?;
     Ok(trace)
 }
 
-/// What it says goes to pipes here.
-fn is_terminal(file: &Path) -> bool {
-    file.to_string_lossy().starts_with("pipe:")
+fn writes_nothing(alone: &Alone, line: &[String]) -> Outcome {
+    let written = run(alone, line)?.written();
+    ensure(written.is_empty(), || format!("a restart that finds all in order writes to {written:?}"))
 }
 
-// ---- what it touches ----
+/// Puts back what is there, and forgets that it ever ran.
+fn undo(alone: &Alone, before: &[(&str, &str)]) -> Outcome {
+    ends(&mut command(&alone.restore()), IN_FORCE)?;
+    holds(before)?;
+    alone.forget()
+}
 
-fn touches(suite: &Suite) -> Outcome {
+// ---- at any call ----
+
+fn killed_at_any_call(suite: &Suite) -> Outcome {
     Alone::apart(suite, |alone| {
         alone.tune(TUNING)?;
-        let journal = ["lock", "journal.new", "journal"].map(|name| alone.state().join(name));
-        let keys = ORDERED.map(|(key, _)| file(key));
-        let allowed: BTreeSet<PathBuf> = keys.into_iter().chain(journal).collect();
-        for line in [alone.apply(), alone.restore()] {
-            let trace = run(alone, None, &line)?;
-            let changes = trace.calls.iter().filter(|call| call.changes());
-            let touched: BTreeSet<PathBuf> =
-                changes.flat_map(Call::files).filter(|file| !is_terminal(file)).collect();
-            let folders = [alone.state(), alone.folder.clone()];
-            let others: Vec<_> =
-                touched.difference(&allowed).filter(|file| !folders.contains(file)).collect();
-            ensure(others.is_empty(), || format!("{line:?} touches {others:?}"))?;
-            let missed: Vec<_> = allowed.difference(&touched).collect();
-            ensure(missed.is_empty(), || format!("{line:?} does not touch {missed:?}"))?;
-        }
-        Ok(())
+        let before = values()?;
+        let before = texts(&before);
+        let undo = || undo(alone, &before);
+        let apply = || {
+            undo()?;
+            ends(&mut command(&alone.apply()), IN_FORCE).map(drop)
+        };
+        survives_kills(alone, &alone.apply(), undo, &ORDERED)?;
+        survives_kills(alone, &alone.restore(), apply, &before)?;
+        undo()
     })
 }
 
-// ---- refused by the kernel ----
+/// Kills a command at each call by which it changes something.
+fn survives_kills(
+    alone: &Alone,
+    line: &[String],
+    prepare: impl Fn() -> Outcome,
+    wanted: &[(&str, &str)],
+) -> Outcome {
+    prepare()?;
+    let before = values()?;
+    let calls = run(alone, line)?.changes();
+    for call in &calls {
+        prepare()
+            .and_then(|()| survives_kill(alone, line, call, &texts(&before), wanted))
+            .map_err(|Failure(why)| Failure(format!("{line:?}, killed at {call}: {why}")))?;
+    }
+    println!("    {} kills", calls.len());
+    Ok(())
+}
+
+/// Each key holds what it held or what it shall hold; the next run ends well, and each key has been written once all in all.
+fn survives_kill(
+    alone: &Alone,
+    line: &[String],
+    call: &Nth,
+    before: &[(&str, &str)],
+    wanted: &[(&str, &str)],
+) -> Outcome {
+    let first = killed_at(alone, line, call)?;
+    for ((key, before), (_, wanted)) in before.iter().zip(wanted) {
+        let now = live(key)?;
+        ensure(now == *before || now == *wanted, || format!("{key} is {now}"))?;
+    }
+    let second = run(alone, line)?;
+    holds(wanted)?;
+    for (key, _) in wanted {
+        let writes = [&first, &second].map(|trace| trace.writes_to(&file(key)));
+        ensure(writes.iter().sum::<usize>() == 1, || format!("{key} was written {writes:?} times"))?;
+    }
+    writes_nothing(alone, line)
+}
+
+fn fails_at_any_call(suite: &Suite) -> Outcome {
+    Alone::apart(suite, |alone| {
+        alone.tune(TUNING)?;
+        let before = values()?;
+        let before = texts(&before);
+        for call in run(alone, &alone.apply())?.changes() {
+            let at = |Failure(why)| Failure(format!("{call} failed: {why}"));
+            undo(alone, &before).map_err(at)?;
+            alone.strace.run(&alone.folder, Some(&call.inject("error=EIO")), &alone.apply())?;
+            holds(&before).or_else(|_| holds(&ORDERED)).map_err(at)?;
+            run(alone, &alone.apply()).map_err(at)?;
+            holds(&ORDERED).map_err(at)?;
+        }
+        undo(alone, &before)
+    })
+}
 
 fn refused_by_the_kernel(suite: &Suite) -> Outcome {
     Alone::apart(suite, |alone| {
         alone.tune(TUNING)?;
-        let before = baseline()?;
+        let before = values()?;
         for (error, words) in [("EIO", "Input/output error"), ("EINVAL", "Invalid argument")] {
             let inject = format!("pwrite64:error={error}:when=2");
             let trace = alone.strace.run(&alone.folder, Some(&inject), &alone.apply())?;
             let said = ended(&trace.output, FAILED)?;
             holds(&texts(&before))?;
+            says(&said, "/proc/sys/net/ipv4/tcp_fin_timeout: the kernel did not take 30")?;
             says(&said, words)?;
-            let refused = trace.calls.iter().filter(|call| call.name == "pwrite64").nth(1);
-            let refused = refused.map(Call::files).unwrap_or_default();
-            let key = ORDERED.iter().find(|(key, _)| refused == [file(key)]);
-            let (key, _) = key.ok_or_else(|| Failure(format!("{refused:?} was refused")))?;
-            says(&said, &format!("{}: the kernel did not take", file(key).display()))?;
+            // The first one there and back, the others never.
             let writes = ORDERED.map(|(key, _)| trace.writes_to(&file(key)));
-            ensure(writes.iter().sum::<usize>() == 2, || format!("there, and back: {writes:?}"))?;
+            ensure(writes == [0, 2, 0], || format!("{writes:?} writes"))?;
         }
         ends(&mut command(&alone.apply()), IN_FORCE)?;
         holds(&ORDERED)
+    })
+}
+
+// ---- what it touches, and when ----
+
+fn touches(suite: &Suite) -> Outcome {
+    Alone::apart(suite, |alone| {
+        alone.tune(TUNING)?;
+        let state = alone.state();
+        let own = ["", "lock", "journal.new", "journal"].map(|name| state.join(name));
+        let allowed: BTreeSet<PathBuf> = ORDERED.map(|(key, _)| file(key)).into_iter().chain(own).collect();
+        for line in [alone.apply(), alone.restore()] {
+            let touched: BTreeSet<PathBuf> = run(alone, &line)?.touched().into_iter().collect();
+            ensure(touched == allowed, || format!("{line:?} touches {touched:?} and not {allowed:?}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// A kill loses nothing that was written to a file; a loss of power does, unless the disk has it.
+fn on_disk_first(suite: &Suite) -> Outcome {
+    Alone::apart(suite, |alone| {
+        alone.tune(TUNING)?;
+        let trace = run(alone, &alone.apply())?;
+        let [new, journal] = ["journal.new", "journal"].map(|name| alone.state().join(name));
+        let saved = [
+            ("write", vec![new.clone()]),
+            ("fsync", vec![new.clone()]),
+            ("rename", vec![new, journal]),
+            ("fsync", vec![alone.state()]),
+        ];
+        let keys = ORDERED.map(|(key, _)| file(key));
+        let calls = trace.calls.iter().map(|call| (call.name.as_str(), call.files()));
+        let before: Vec<_> = calls
+            .take_while(|(name, files)| *name != "pwrite64" || !files.iter().any(|file| keys.contains(file)))
+            .filter(|(name, _)| !name.starts_with("open"))
+            .collect();
+        ensure(before.ends_with(&saved), || format!("before the first write to the kernel: {before:?}"))
     })
 }
 
@@ -212,7 +236,7 @@ fn max_orphans(suite: &Suite) -> Outcome {
         let one_more = (number + 1).to_string();
         let _machine = PutBack { key: MAX_ORPHANS, value: value.clone() };
         alone.tune(&[&format!("tcpMaxOrphans: {one_more}")])?;
-        let whole = run(alone, None, &alone.apply())?;
+        let whole = run(alone, &alone.apply())?;
         holds(&[(MAX_ORPHANS, &one_more)])?;
         ends(&mut command(&alone.restore()), IN_FORCE)?;
         holds(&[(MAX_ORPHANS, &value)])?;
@@ -233,7 +257,7 @@ const LIFE: Duration = Duration::from_millis(200);
 
 fn a_minute_of_kills(suite: &Suite) -> Outcome {
     Alone::apart(suite, |alone| {
-        let before = baseline()?;
+        let before = values()?;
         let (until, mut kills) = (Instant::now() + MINUTE, 0);
         while Instant::now() < until {
             let retries = 4 + kills % 5;
@@ -247,10 +271,7 @@ fn a_minute_of_kills(suite: &Suite) -> Outcome {
         alone.tune(TUNING)?;
         ends(&mut command(&alone.apply()), IN_FORCE)?;
         holds(&ORDERED)?;
-        let idle = run(alone, None, &alone.apply())?;
-        ensure(idle.written().iter().all(|file| is_terminal(file)), || {
-            format!("a restart that finds all in order writes to {:?}", idle.written())
-        })?;
+        writes_nothing(alone, &alone.apply())?;
         ends(&mut command(&alone.restore()), IN_FORCE)?;
         holds(&texts(&before))
     })

@@ -1,7 +1,7 @@
 //! strace: which system calls of a program change something, and what becomes of it when one of them fails or is its last.
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -79,6 +79,26 @@ pub(super) struct Call {
     result: String,
 }
 
+/// A call, by its place among those of its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Nth {
+    name: String,
+    nth: usize,
+}
+
+impl Nth {
+    /// The option of strace that makes it fail (`error=EIO`) or the last (`signal=SIGKILL`).
+    pub(super) fn inject(&self, fault: &str) -> String {
+        format!("{}:{fault}:when={}", self.name, self.nth)
+    }
+}
+
+impl fmt::Display for Nth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.nth)
+    }
+}
+
 impl Strace {
     /// Runs a command line; `inject` is an option of strace such as `pwrite64:error=EIO:when=2`.
     pub(super) fn run(&self, folder: &Path, inject: Option<&str>, line: &[String]) -> Result<Trace> {
@@ -102,12 +122,17 @@ impl Strace {
 }
 
 impl Trace {
-    /// Every call that changes something, as strace's `--inject` names it: the n-th of its name.
-    pub(super) fn changes(&self) -> Vec<String> {
+    /// Every call that changes something.
+    pub(super) fn changes(&self) -> Vec<Nth> {
         let nth =
             |at: usize| self.calls[..=at].iter().filter(|call| call.name == self.calls[at].name).count();
         let changes = self.calls.iter().enumerate().filter(|(_, call)| call.changes());
-        changes.map(|(at, call)| format!("{}:when={}", call.name, nth(at))).collect()
+        changes.map(|(at, call)| Nth { name: call.name.clone(), nth: nth(at) }).collect()
+    }
+
+    /// The files that are changed, or opened to be.
+    pub(super) fn touched(&self) -> Vec<PathBuf> {
+        self.calls.iter().filter(|call| call.changes()).flat_map(Call::files).collect()
     }
 
     /// How often something was written to a file.
@@ -141,10 +166,11 @@ impl Call {
         !self.name.starts_with("open") || writable.iter().any(|flag| self.arguments.contains(flag))
     }
 
-    /// The file that it is about, where it is named by a descriptor.
+    /// The file that it is about, where it is named by a descriptor. A pipe is none: what is said goes there.
     fn descriptor(&self) -> Option<PathBuf> {
         let (_, rest) = self.arguments.split_once('<')?;
-        Some(PathBuf::from(rest.split_once('>')?.0))
+        let (file, _) = rest.split_once('>')?;
+        (!file.starts_with("pipe:")).then(|| PathBuf::from(file))
     }
 
     /// The files that it is about: those it names, or the one of its descriptor.
@@ -183,9 +209,9 @@ mod tests {
 
     #[test]
     fn a_change_is_named_by_its_place_among_the_calls_of_its_name() {
-        let changes =
-            ["openat:when=2", "pwrite64:when=1", "rename:when=1", "pwrite64:when=2", "pwrite64:when=3"];
-        assert_eq!(run().changes(), changes);
+        let changes: Vec<_> = run().changes().iter().map(Nth::to_string).collect();
+        assert_eq!(changes, ["openat 2", "pwrite64 1", "rename 1", "pwrite64 2", "pwrite64 3"]);
+        assert_eq!(run().changes()[0].inject("signal=SIGKILL"), "openat:signal=SIGKILL:when=2");
     }
 
     #[test]

@@ -41,7 +41,7 @@ fn with_a_tuning(suite: &Suite, test: impl FnOnce(&Alone) -> Outcome + Send) -> 
 
 fn another_procfs(suite: &Suite) -> Outcome {
     with_a_tuning(suite, |alone| {
-        let _agent = alone.watch()?;
+        let agent = alone.watch()?;
         wait_until_it_holds(FIN_TIMEOUT, "30", NOTICED)?;
         let write = [
             "sh",
@@ -55,12 +55,7 @@ fn another_procfs(suite: &Suite) -> Outcome {
         ensure(written.trim() == "45", || written)?;
         let took = wait_until_it_holds(FIN_TIMEOUT, "30", NOTICED)?;
         println!("    put right after {:.1} s", took.as_secs_f64());
-        Ok(())
-    })?;
-    with_a_tuning(suite, |alone| {
-        ends(&mut command(&alone.apply()), IN_FORCE)?;
-        set(FIN_TIMEOUT, "45")?;
-        ends(&mut command(&alone.apply()), IN_FORCE)?;
+        drop(agent);
         ends(&mut command(&alone.restore()), IN_FORCE)?;
         holds(&[(FIN_TIMEOUT, "60")])
     })
