@@ -156,7 +156,7 @@ fn refused_by_the_kernel(suite: &Suite) -> Outcome {
     Alone::apart(suite, |alone| {
         alone.tune(TUNING)?;
         let before = values()?;
-        for (error, words) in [("EIO", "Input/output error"), ("EINVAL", "Invalid argument")] {
+        for (error, words) in [("EIO", "(os error 5)"), ("EINVAL", "(os error 22)")] {
             let inject = format!("pwrite64:error={error}:when=2");
             let trace = alone.strace.run(&alone.folder, Some(&inject), &alone.apply())?;
             let said = ended(&trace.output, FAILED)?;
