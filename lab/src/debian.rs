@@ -38,6 +38,8 @@ const NETWORK_PACKAGES: &[&str] = &[
     "libtirpc3",
     "libxtables12",
 ];
+/// strace with its library, where the machine has none: tests stop programs with it at a chosen system call.
+const STRACE_PACKAGES: &[&str] = &["strace", "libunwind8"];
 /// Holds the list of what has been unpacked.
 const MARKER: &str = ".unpacked";
 /// All unpacked libraries in one folder.
@@ -57,6 +59,8 @@ pub(crate) struct Programs {
     pub ip: PathBuf,
     /// Lists sockets.
     pub ss: PathBuf,
+    /// Shows system calls, and makes them fail; only tests need it.
+    pub strace: PathBuf,
     /// The folder of the CNI plugins.
     pub cni: PathBuf,
     /// Libraries that these programs need and the machine lacks.
@@ -67,7 +71,13 @@ pub(crate) struct Programs {
 pub(crate) fn provide(cache: &Cache) -> Result<Programs> {
     let root = cache.debian();
     let has_network_programs = on_path("ip").is_some() && on_path("ss").is_some();
-    let wanted = if has_network_programs { PACKAGES.to_vec() } else { [PACKAGES, NETWORK_PACKAGES].concat() };
+    let mut wanted = PACKAGES.to_vec();
+    if !has_network_programs {
+        wanted.extend(NETWORK_PACKAGES);
+    }
+    if on_path("strace").is_none() {
+        wanted.extend(STRACE_PACKAGES);
+    }
     let unpacked = std::fs::read_to_string(root.join(MARKER)).unwrap_or_default();
     if !wanted.iter().all(|package| unpacked.lines().any(|line| line == *package)) {
         if on_path("apt-get").is_none() || on_path("dpkg-deb").is_none() {
@@ -90,21 +100,27 @@ fn programs(root: &Path) -> Result<Programs> {
     };
     let ip_and_ss = on_path("ip").zip(on_path("ss"));
     let (ip, ss) = ip_and_ss.map_or_else(|| Ok((own("ip")?, own("ss")?)), Ok)?;
+    let strace = on_path("strace").map_or_else(|| own("strace"), Ok)?;
     let (runc, buildah) = (own("runc")?, own("buildah")?);
     let starts = |program: &Path, question| run(Command::new(program).arg(question)).is_ok();
-    let runs_as_it_is =
-        starts(&runc, "--version") && starts(&buildah, "--version") && starts(&ip, "-V") && starts(&ss, "-V");
+    let runs_as_it_is = starts(&runc, "--version")
+        && starts(&buildah, "--version")
+        && starts(&ip, "-V")
+        && starts(&ss, "-V")
+        && starts(&strace, "--version");
     let libraries = (!runs_as_it_is).then(|| root.join(LIBRARIES));
-    Ok(Programs { runc, buildah, ip, ss, cni: root.join("usr/lib/cni"), libraries })
+    Ok(Programs { runc, buildah, ip, ss, strace, cni: root.join("usr/lib/cni"), libraries })
 }
 
 /// On a system without Debian's tools the person has to bring the programs.
 fn installed() -> Result<Programs> {
-    let missing = |what: &str| Error::Missing {
+    let missing = |what: &str| {
+        Error::Missing {
         what: format!("there is no apt on this machine to fetch {what} with, and {what} is not installed"),
         remedy:
-            "install runc, buildah, iproute2 and the CNI plugins (/opt/cni/bin) with this system's own tools"
+            "install runc, buildah, iproute2, strace and the CNI plugins (/opt/cni/bin) with this system's own tools"
                 .into(),
+    }
     };
     say("no apt here: takes runc, buildah and the CNI plugins from this machine");
     let cni = CNI_FOLDERS.iter().map(PathBuf::from).find(|folder| folder.join("bridge").is_file());
@@ -113,6 +129,7 @@ fn installed() -> Result<Programs> {
         buildah: on_path("buildah").ok_or_else(|| missing("buildah"))?,
         ip: on_path("ip").ok_or_else(|| missing("ip"))?,
         ss: on_path("ss").ok_or_else(|| missing("ss"))?,
+        strace: on_path("strace").ok_or_else(|| missing("strace"))?,
         cni: cni.ok_or_else(|| missing("the CNI plugins"))?,
         libraries: None,
     })

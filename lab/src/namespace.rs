@@ -20,6 +20,12 @@ impl NetNamespace {
         File::open(&path).map(|file| Self { file }).map_err(Error::file("open", path))
     }
 
+    /// The network namespace of the calling thread.
+    pub(crate) fn of_this_thread() -> Result<Self> {
+        let path = "/proc/thread-self/ns/net";
+        File::open(path).map(|file| Self { file }).map_err(Error::file("open", path))
+    }
+
     /// Moves the calling thread, for good, into this namespace. What it starts from then on lives there too.
     pub fn enter(&self) -> Result<()> {
         move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))

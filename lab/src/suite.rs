@@ -21,11 +21,13 @@ use crate::{
     up::{NODES, up},
 };
 
+mod alone;
 mod another;
 mod benches;
 mod cautions;
 mod checks;
 mod counts;
+mod crash;
 mod explain;
 mod faults;
 mod fuzz;
@@ -42,6 +44,8 @@ mod rights;
 mod rivals;
 mod rules;
 mod standalone;
+mod strace;
+mod strangers;
 
 /// The tests of `cargo lab test`.
 const TESTS: &[&[Test]] = &[
@@ -60,12 +64,15 @@ const TESTS: &[&[Test]] = &[
     cautions::TESTS,
     misplaced::TESTS,
     standalone::TESTS,
+    crash::TESTS,
+    strangers::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
 const LONG_TESTS: &[&[Test]] = &[
     leader::LONG_TESTS,
     helm::LONG_TESTS,
     faults::LONG_TESTS,
+    crash::LONG_TESTS,
     lives::LONG_TESTS,
     benches::LONG_TESTS,
     fuzz::LONG_TESTS,

@@ -80,9 +80,13 @@ fn provide(cluster: &Cluster) -> Result<()> {
     let programs = cluster.dir().join("bin");
     pieces::provide(cluster.checkout(), cluster.cache(), &programs)?;
     let debian = debian::provide(cluster.cache())?;
-    for (name, program) in
-        [("runc", &debian.runc), ("buildah", &debian.buildah), ("ip", &debian.ip), ("ss", &debian.ss)]
-    {
+    for (name, program) in [
+        ("runc", &debian.runc),
+        ("buildah", &debian.buildah),
+        ("ip", &debian.ip),
+        ("ss", &debian.ss),
+        ("strace", &debian.strace),
+    ] {
         files::link(program, &programs.join(name))?;
     }
     files::link(&debian.cni, &cluster.cni_plugins())?;

@@ -119,6 +119,11 @@ impl Procfs {
         &self.sysctls
     }
 
+    /// The file of every sysctl that this kernel has.
+    pub fn sysctl_files(&self) -> impl Iterator<Item = PathBuf> {
+        Sysctl::ALL.into_iter().map(|sysctl| self.path(sysctl)).filter(|path| path.exists())
+    }
+
     /// What the kernel holds.
     pub fn read_sysctl(&self, sysctl: Sysctl) -> Reading {
         match self.read_value(sysctl) {

@@ -51,7 +51,7 @@ pub enum Doubt {
          node's: mount /proc/sys/net, not a folder below it"
     )]
     Pinned {
-        /// Which folder.
+        /// The mount point.
         path: PathBuf,
         /// What of the procfs is mounted there.
         root: String,
@@ -79,6 +79,11 @@ impl Sentinel {
                 })?;
                 // Not `sys/net`: a mount on the folder below would hide behind a good one.
                 is_not_pinned(&procfs.folder(), &mounts)?;
+                // Another mount may lie over a single file.
+                for file in procfs.sysctl_files() {
+                    is_procfs(&file)?;
+                    is_not_pinned(&file, &mounts)?;
+                }
                 node_address.map_or(Ok(()), is_of_this_namespace)
             }
             #[cfg(test)]
@@ -97,22 +102,22 @@ fn is_procfs(path: &Path) -> Result<(), Doubt> {
 /// Only mounts of a procfs, its `sys`, or its `sys/net` follow the reader's namespace.
 fn is_not_pinned(path: &Path, mountinfo: &str) -> Result<(), Doubt> {
     let path = path.canonicalize().unwrap_or_else(|_| path.into());
-    match root_of_mount(&path, mountinfo) {
-        Some(root) if ["/", "/sys", "/sys/net"].contains(&root.as_str()) => Ok(()),
-        Some(root) => Err(Doubt::Pinned { path, root }),
+    match mount_of(&path, mountinfo) {
+        Some((root, _)) if ["/", "/sys", "/sys/net"].contains(&root.as_str()) => Ok(()),
+        Some((root, point)) => Err(Doubt::Pinned { path: point, root }),
         None => Err(Doubt::Unknown { path, why: "no mount in /proc/self/mountinfo holds it".into() }),
     }
 }
 
-/// What of its file system is mounted where a path is: the fourth field of the line of `/proc/self/mountinfo` whose mount
-/// point is the longest that holds the path. A later mount hides an earlier one.
-pub fn root_of_mount(path: &Path, mountinfo: &str) -> Option<String> {
+/// What of its file system is mounted where a path is, and at which mount point: the fourth and fifth field of the line of
+/// `/proc/self/mountinfo` whose mount point is the longest that holds the path. A later mount hides an earlier one.
+fn mount_of(path: &Path, mountinfo: &str) -> Option<(String, PathBuf)> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(3);
         Some((unescaped(fields.next()?), PathBuf::from(unescaped(fields.next()?))))
     });
     let holding = mounts.filter(|(_, point)| path.starts_with(point));
-    holding.max_by_key(|(_, point)| point.components().count()).map(|(root, _)| root)
+    holding.max_by_key(|(_, point)| point.components().count())
 }
 
 /// Blanks, tabs, newlines and backslashes are written as three octal digits.
@@ -141,7 +146,7 @@ mod tests {
 2322 2309 0:22 /sys/net /host/with\\040blank rw,relatime - proc proc rw\n";
 
     fn root(path: &str) -> Option<String> {
-        root_of_mount(Path::new(path), IN_A_POD)
+        mount_of(Path::new(path), IN_A_POD).map(|(root, _)| root)
     }
 
     fn proves(node_address: Option<IpAddr>) -> Sentinel {

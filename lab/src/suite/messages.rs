@@ -138,7 +138,7 @@ fn no_apt(suite: &Suite) -> Outcome {
         suite,
         "no apt here: takes runc, buildah and the CNI plugins from this machine\n\
          lab: there is no apt on this machine to fetch runc with, and runc is not installed\n      \
-         what to do: install runc, buildah, iproute2 and the CNI plugins (/opt/cni/bin) with this system's own tools",
+         what to do: install runc, buildah, iproute2, strace and the CNI plugins (/opt/cni/bin) with this system's own tools",
     )
 }
 

@@ -3,14 +3,18 @@
 use std::{
     fs,
     io::Read,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
 use rustix::process::Signal;
 use tcp_close::Sysctl;
 
-use super::{FIN_TIMEOUT, Failure, Outcome, RETRIES, SOON, Suite, Test, ensure, everywhere, tuning};
+use super::{
+    FIN_TIMEOUT, Failure, Outcome, RETRIES, SOON, Suite, Test,
+    alone::{holds, set, wait_until_it_holds},
+    ensure, everywhere, tuning,
+};
 use crate::{
     error::{Error, Result},
     files,
@@ -111,40 +115,13 @@ impl Said {
     }
 }
 
-fn path(key: &str) -> String {
-    format!("/proc/sys/{}", key.replace('.', "/"))
-}
-
-/// What the kernel of the calling thread's namespace holds.
-fn live(key: &str) -> Result<String> {
-    files::read(Path::new(&path(key))).map(|text| text.trim().to_owned())
-}
-
-/// What another program would do.
-fn set(key: &str, value: &str) -> Result<()> {
-    let path = path(key);
-    fs::write(&path, value).map_err(Error::file("write", path))
-}
-
-fn holds(key: &str, value: &str) -> Outcome {
-    let live = live(key)?;
-    ensure(live == value, || format!("{key} is {live}, and not {value}"))
-}
-
-fn wait_for(key: &str, value: &str) -> Outcome {
-    let look = || live(key).map(|live| Seen::when(live == value, || live.clone()));
-    poll_until(&format!("{key} is {value}"), SOON, look)?;
-    Ok(())
-}
-
 fn apply_twice(suite: &Suite) -> Outcome {
     Host::run_in_new(suite, |host| {
         host.order(&["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5"])?;
         host.run(&["plan"])?.is(1, "WouldChange: net.ipv4.tcp_fin_timeout 60 -> 30\n")?;
         let first = host.run(&["apply"])?;
         first.is(0, "net.ipv4.tcp_fin_timeout     30   30       60      Applied  web\n")?;
-        holds(FIN_TIMEOUT, "30")?;
-        holds(RETRIES, "5")?;
+        holds(&[(FIN_TIMEOUT, "30"), (RETRIES, "5")])?;
         host.run(&["plan"])?.is(0, "Applied")?;
         let journal = files::read(&host.state().join("journal"))?;
         let second = host.run(&["apply"])?;
@@ -197,17 +174,17 @@ fn watch(suite: &Suite) -> Outcome {
     Host::run_in_new(suite, |host| {
         host.order(&["tcpFinTimeoutSeconds: 30"])?;
         let watch = Watch::start(host)?;
-        wait_for(FIN_TIMEOUT, "30")?;
+        wait_until_it_holds(FIN_TIMEOUT, "30", SOON)?;
         host.order(&["tcpFinTimeoutSeconds: 20"])?;
-        wait_for(FIN_TIMEOUT, "20")?;
+        wait_until_it_holds(FIN_TIMEOUT, "20", SOON)?;
         // Both at once: the turn that finds the file invalid puts the value right against the last good order.
         host.order(&["tcpFinTimeoutSeconds: soon"])?;
         set(FIN_TIMEOUT, "45")?;
-        wait_for(FIN_TIMEOUT, "20")?;
+        wait_until_it_holds(FIN_TIMEOUT, "20", SOON)?;
         let (code, log) = watch.end()?;
         let said = log.contains("spec.sysctls.tcpFinTimeoutSeconds") && log.contains("cause=Drifted");
         ensure(code == Some(0) && said, || format!("it ended with {code:?} and said {log}"))?;
-        holds(FIN_TIMEOUT, "20")
+        holds(&[(FIN_TIMEOUT, "20")])
     })
 }
 
@@ -217,13 +194,11 @@ fn restore(suite: &Suite) -> Outcome {
         host.run(&["apply"])?.is(0, "Applied")?;
         set(FIN_TIMEOUT, "45")?;
         host.run(&["restore", RETRIES])?.is(0, "Restored")?;
-        holds(RETRIES, "0")?;
-        holds(Sysctl::TwReuse.name(), "1")?;
+        holds(&[(RETRIES, "0"), (Sysctl::TwReuse.name(), "1")])?;
         let skipped = "net.ipv4.tcp_fin_timeout: RestoreSkipped: another program set it to 45, so it was left alone; \
                        before us it was 60\n";
         host.run(&["restore"])?.is(0, skipped)?;
-        holds(FIN_TIMEOUT, "45")?;
-        holds(Sysctl::TwReuse.name(), "2")?;
+        holds(&[(FIN_TIMEOUT, "45"), (Sysctl::TwReuse.name(), "2")])?;
         host.run(&["restore"])?.is(0, "nothing is left to put back")
     })
 }
@@ -232,7 +207,7 @@ fn restore_beside_watch(suite: &Suite) -> Outcome {
     Host::run_in_new(suite, |host| {
         host.order(&["tcpFinTimeoutSeconds: 30"])?;
         let watch = Watch::start(host)?;
-        wait_for(FIN_TIMEOUT, "30")?;
+        wait_until_it_holds(FIN_TIMEOUT, "30", SOON)?;
         let locked = host.run(&["restore"])?;
         locked.is(4, "Failed")?;
         ensure(locked.stderr.contains("holds the journal"), || locked.stderr.clone())?;
@@ -241,10 +216,10 @@ fn restore_beside_watch(suite: &Suite) -> Outcome {
             let said = host.run(&["restore"])?;
             Ok(Seen::when(said.code == Some(0), || said.stderr.clone()))
         })?;
-        holds(FIN_TIMEOUT, "60")?;
+        holds(&[(FIN_TIMEOUT, "60")])?;
         let (code, log) = watch.end()?;
         ensure(code == Some(0), || format!("it ended with {code:?} and said {log}"))?;
-        holds(FIN_TIMEOUT, "60")
+        holds(&[(FIN_TIMEOUT, "60")])
     })
 }
 
@@ -261,7 +236,7 @@ fn leaves(suite: &Suite) -> Outcome {
             state.display()
         );
         host.run(&["apply"])?.is(0, &left)?;
-        holds(FIN_TIMEOUT, "30")
+        holds(&[(FIN_TIMEOUT, "30")])
     })
 }
 
@@ -272,7 +247,7 @@ fn unprivileged(suite: &Suite) -> Outcome {
         let mut setpriv = Command::new("setpriv");
         setpriv.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
         run(setpriv.arg(apply.get_program()).args(apply.get_args()))?;
-        holds(FIN_TIMEOUT, "30")
+        holds(&[(FIN_TIMEOUT, "30")])
     })
 }
 
@@ -280,7 +255,7 @@ fn held_or_refused(suite: &Suite) -> Outcome {
     Host::run_in_new(suite, |host| {
         host.order(&["tcpFinTimeoutSeconds: 70", "tcpOrphanRetries: 5"])?;
         host.run(&["apply"])?.is(2, "Refused (fin-timeout-61-to-89): net.ipv4.tcp_fin_timeout = 70: ")?;
-        holds(RETRIES, "0")?;
+        holds(&[(RETRIES, "0")])?;
         host.order(&["tcpOrphanRetries: 5"])?;
         host.run(&["apply"])?.is(0, "Applied")?;
         files::write(&host.state().join("hold"), "")?;
@@ -288,8 +263,8 @@ fn held_or_refused(suite: &Suite) -> Outcome {
         let held = host.run(&["apply"])?;
         held.is(4, "Failed")?;
         ensure(held.stderr.contains("remove the file to let it write"), || held.stderr.clone())?;
-        holds(RETRIES, "5")?;
+        holds(&[(RETRIES, "5")])?;
         host.run(&["restore"])?.is(0, "Restored")?;
-        holds(RETRIES, "0")
+        holds(&[(RETRIES, "0")])
     })
 }

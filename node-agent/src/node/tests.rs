@@ -7,6 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::procfs::tests::tree;
 
+mod convergence;
+
 struct Machine {
     dir: tempfile::TempDir,
     procfs: Procfs,
