@@ -18,6 +18,6 @@ fuzz_target!(|text: &str| {
     let _ = text.lines().find_map(nat::translated);
     let _ = procfs::start_time(text);
     let _ = Sockstat::parse(text);
-    let root = sentinel::root_of_mount(Path::new("/mnt/sys/net"), text);
-    fuzz::planted(root.as_deref().is_some_and(fuzz::is_magic));
+    let mount = sentinel::mount_of(Path::new("/mnt/sys/net"), text);
+    fuzz::planted(mount.is_some_and(|(root, _)| fuzz::is_magic(&root)));
 });

@@ -111,7 +111,7 @@ fn is_not_pinned(path: &Path, mountinfo: &str) -> Result<(), Doubt> {
 
 /// What of its file system is mounted where a path is, and at which mount point: the fourth and fifth field of the line of
 /// `/proc/self/mountinfo` whose mount point is the longest that holds the path. A later mount hides an earlier one.
-fn mount_of(path: &Path, mountinfo: &str) -> Option<(String, PathBuf)> {
+pub fn mount_of(path: &Path, mountinfo: &str) -> Option<(String, PathBuf)> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(3);
         Some((unescaped(fields.next()?), PathBuf::from(unescaped(fields.next()?))))
