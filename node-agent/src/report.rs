@@ -408,6 +408,33 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_moves_in_a_message_is_no_reason_to_write() {
+        let saying = |message: &str| {
+            let remark = tcp_close::rule::Remark { rule: "a-rule", message: message.into() };
+            let message = Some(message.into());
+            Finding { message, remarks: vec![remark], ..finding(State::Refused) }
+        };
+        let written = report(vec![saying("the machine has 40001 orphans now")], None, 1);
+        let same = report(vec![saying("the machine has 40002 orphans now")], Some(&written), 2);
+        assert_eq!(urgency(Some(&written), &same), Urgency::Heartbeat);
+        let other = report(vec![finding(State::Refused)], Some(&written), 2);
+        assert_eq!(urgency(Some(&written), &other), Urgency::Soon, "the remark is gone");
+    }
+
+    #[test]
+    fn what_was_read_in_another_namespace_is_not_reported_as_the_nodes() {
+        let counted = Sample { counts: tcp_close::sockets::SocketCounts::default(), machine_orphans: 0 };
+        let elsewhere = Obstacle::Doubt(crate::sentinel::Doubt::OtherNamespace([192, 0, 2, 7].into()));
+        let surroundings = Surroundings { sockets: Some((counted, at(1))), ..Surroundings::default() };
+        let findings = vec![finding(State::Failed)];
+        let turn = |obstacle| Turn { findings: findings.clone(), obstacle, ..Turn::default() };
+        let here = status(&order(), &turn(None), &surroundings, None, at(1));
+        assert_eq!((here.sysctls[0].live, here.sockets.is_some()), (Some(30), true));
+        let there = status(&order(), &turn(Some(elsewhere)), &surroundings, None, at(1));
+        assert_eq!((there.sysctls[0].live, there.sockets), (None, None));
+    }
+
+    #[test]
     fn heartbeats_of_a_fleet_are_spread_over_the_last_tenth_of_the_interval() {
         let interval = Duration::from_secs(300);
         let due = |seconds| {

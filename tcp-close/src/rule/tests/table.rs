@@ -21,6 +21,14 @@ fn no_rule_is_without_words_or_source() {
 }
 
 #[test]
+fn every_rule_that_judges_a_value_has_its_test() {
+    let tests = concat!(include_str!("object.rs"), include_str!("on_node.rs"));
+    for rule in RULES.iter().filter(|rule| !matches!(rule.sees, Sees::EveryOrder)) {
+        assert!(tests.contains(&format!("\"{}\"", rule.id)), "{}", rule.id);
+    }
+}
+
+#[test]
 fn ordinary_values_are_met_with_silence() {
     let ordinary = [
         (Sysctl::FinTimeout, vec![10, 30, 60]),
