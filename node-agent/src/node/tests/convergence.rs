@@ -4,7 +4,7 @@
 //! What a kill leaves is what is on disk at that moment. The agent logs each write when the kernel has taken it, so a
 //! subscriber that copies the disk with every line sees all of it; a restart then finds such a copy.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use proptest::collection::vec;
 use proptest::option;
@@ -62,6 +62,11 @@ impl Machine {
 
     /// One turn of an agent that has just started, and an image with every line that it logs.
     fn restart(&self, order: &Order) -> (Vec<Image>, Records) {
+        // Whether anybody listens to a line is remembered for all threads; without this, another test's thread, which has
+        // no subscriber, could settle it for this one.
+        static LISTENED_TO: Once = Once::new();
+        LISTENED_TO
+            .call_once(|| drop(tracing::subscriber::set_global_default(tracing_subscriber::registry())));
         let images = Arc::default();
         let camera = Camera { procfs: self.procfs.clone(), state: self.state(), images: Arc::clone(&images) };
         let mut node = self.node();
