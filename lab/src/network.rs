@@ -4,6 +4,9 @@
 pub(crate) const HOLDER: &str = "network";
 /// The bridge that joins the nodes, seen from them the router to everything else.
 pub(crate) const GATEWAY: &str = "10.90.0.1";
+/// A bridge without a MAC address of its own takes one of its ports', and changes it when a node comes or goes: the others
+/// would send to the old one until their ARP entries age, most of a minute.
+const BRIDGE_MAC: &str = "02:00:0a:5a:00:01";
 /// The addresses of Services.
 pub(crate) const SERVICES: &str = "10.96.0.0/16";
 /// The address of the `kubernetes` Service, the first of [`SERVICES`].
@@ -32,7 +35,7 @@ pub(crate) fn pod_subnet(index: u8) -> String {
 pub(crate) fn bridge_batch() -> String {
     format!(
         "link set lo up\n\
-         link add lab0 type bridge\n\
+         link add lab0 address {BRIDGE_MAC} type bridge\n\
          addr add {GATEWAY}/24 dev lab0\n\
          addr add {API_ADDRESS}/32 dev lab0\n\
          link set lab0 up\n"
