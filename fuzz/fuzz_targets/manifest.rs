@@ -9,7 +9,9 @@ fuzz_target!(|text: &str| {
         Ok(manifest) => {
             for tuning in &manifest.tunings {
                 let _ = tuning.at("spec.sysctls.tcpFinTimeoutSeconds");
-                fuzz::planted(serde_json::to_string(&tuning.object).is_ok_and(|text| fuzz::is_magic(&text)));
+                // No seed orders a value that ends so.
+                let values = tuning.object.spec.sysctls.values();
+                fuzz::planted(values.values().any(|value| [3, 7, 8, 9].contains(&(value % 10))));
             }
             for skipped in &manifest.skipped {
                 let _ = skipped.to_string();
