@@ -24,6 +24,9 @@ const DEPLOYMENT: &str = "tcp-close-tuning-operator";
 const HANDED_OVER: Duration = Duration::from_secs(15);
 /// A lease that was not lasts 15 s.
 const TAKEN_OVER: Duration = Duration::from_secs(60);
+/// Each pod's name, and when it was told to end.
+const STAYING: &str =
+    r#"jsonpath={range .items[*]}{.metadata.name} {.metadata.deletionTimestamp}{"\n"}{end}"#;
 const SCALED: &str = "--timeout=90s";
 
 fn handed_over(suite: &Suite) -> Outcome {
@@ -63,7 +66,7 @@ fn change_leader(
 ) -> Outcome {
     suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 30"]))?;
     suite.wait_until_applied("web")?;
-    let leader = leader(suite)?;
+    let leader = settled_leader(suite)?;
     let start = Instant::now();
     end(&leader, &|| {
         suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 20"]))?;
@@ -91,6 +94,18 @@ fn process_of(suite: &Suite, pod: &str) -> Result<(Process, Process), Failure> {
         }
     }
     Err(Failure(format!("no process belongs to the pod {pod}")))
+}
+
+/// The leader, once it is one of the pods that stay: one that a scaling ends may hold the lease for a moment still.
+fn settled_leader(suite: &Suite) -> Result<String> {
+    let mut leader = String::new();
+    poll_until("a pod that stays leads", HANDED_OVER, || {
+        leader = self::leader(suite)?;
+        let pods = suite.cluster.kubectl(&["get", "pods", "--namespace", NAMESPACE, "--output", STAYING])?;
+        let stays = pods.lines().any(|line| line.strip_suffix(' ') == Some(leader.as_str()));
+        Ok(Seen::when(stays, || format!("{leader:?} leads, and the pods are {pods:?}")))
+    })?;
+    Ok(leader)
 }
 
 /// The name of the pod that holds the lease.

@@ -6,7 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -29,6 +29,8 @@ pub(super) const LONG_TESTS: &[Test] = &[
     Test { name: "an_up_clears_what_a_killed_one_left", run: killed_and_up_again },
 ];
 
+/// How often one looks for what `up` has started.
+const GLANCE: Duration = Duration::from_millis(2);
 /// One node is enough to have everything once.
 const UP: &[&str] = &["up", "--nodes", "1"];
 /// What `up` starts, in this order.
@@ -84,12 +86,14 @@ fn kill_up_after(other: &Another, step: &str) -> Result<Traces, Failure> {
     let mut command = other.lab(UP);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut up = command.spawn().map_err(|source| Error::Start { program: "lab up".into(), source })?;
-    let started = poll_until(&format!("up has started {step}"), SOON, || {
-        Ok(Seen::when(record.exists(), || "not yet".into()))
-    });
+    // A wait that looks ever less often would miss the moment: a warm `up` goes on to its end within a second.
+    let start = Instant::now();
+    while !record.exists() && start.elapsed() < SOON {
+        std::thread::sleep(GLANCE);
+    }
     let ended = up.try_wait();
     up.kill().and_then(|()| up.wait()).map_err(Error::system("kill `lab up`"))?;
-    started?;
+    ensure(record.exists(), || format!("up had not started {step} after {SOON:?}"))?;
     ensure(matches!(ended, Ok(None)), || format!("up ended before it was killed: {ended:?}"))?;
     Traces::of(other)
 }
