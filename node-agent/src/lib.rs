@@ -15,6 +15,7 @@ pub mod order;
 pub mod procfs;
 pub mod report;
 pub mod run;
+pub mod sample;
 pub mod sentinel;
 pub mod sock_diag;
 pub mod standalone;

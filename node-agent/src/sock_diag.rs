@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, netlink, recv, send, socket_with,
 };
-use tcp_close::sockets::{SocketCounts, Sockstat, State, Tally};
+use tcp_close::sockets::{Socket, SocketCounts, Sockstat, State, Tally};
 
 use crate::procfs::Procfs;
 
@@ -26,6 +26,7 @@ const REQUEST_BYTES: usize = STATES_OFFSET + 8;
 /// Where `struct inet_diag_msg` has the state, the timer, and, after a sockid and four numbers, the inode.
 const STATE_OFFSET: usize = 1;
 const TIMER_OFFSET: usize = 2;
+const QUEUE_OFFSET: usize = 4 + 48 + 8;
 const INODE_OFFSET: usize = 4 + 48 + 16;
 const MESSAGE_BYTES: usize = INODE_OFFSET + 4;
 /// The kernel fills at most this much at a time.
@@ -138,9 +139,15 @@ fn error_of(body: &[u8]) -> io::Error {
 
 fn add_socket(body: &[u8], tally: &mut Tally) {
     let Some(message) = body.first_chunk::<MESSAGE_BYTES>() else { return };
-    let Some(inode) = message[INODE_OFFSET..].first_chunk::<4>() else { return };
+    let number =
+        |offset: usize| message[offset..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
     if let Some(state) = State::from_number(message[STATE_OFFSET]) {
-        tally.add(state, message[TIMER_OFFSET], u32::from_ne_bytes(*inode));
+        tally.add(Socket {
+            state,
+            timer: message[TIMER_OFFSET],
+            unacknowledged: number(QUEUE_OFFSET),
+            inode: number(INODE_OFFSET),
+        });
     }
 }
 

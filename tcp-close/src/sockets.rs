@@ -38,6 +38,41 @@ impl State {
 
 /// `idiag_timer` of a mini-socket: TIME_WAIT, or FIN_WAIT2 whose program has closed it.
 const TIMER_TIME_WAIT: u8 = 3;
+/// `idiag_timer` of a socket that asks whether the peer's window has opened.
+const TIMER_PROBE: u8 = 4;
+
+/// A closing socket as a dump or `/proc/net/tcp` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// Its state.
+    pub state: State,
+    /// Which timer runs: `idiag_timer`, or the column `tr`.
+    pub timer: u8,
+    /// Bytes that the peer has not acknowledged, its FIN among them: `idiag_wqueue`, or the column `tx_queue`.
+    pub unacknowledged: u32,
+    /// The inode of its file; 0: no program has it.
+    pub inode: u32,
+}
+
+impl Socket {
+    fn is_mini(self) -> bool {
+        self.timer == TIMER_TIME_WAIT
+    }
+
+    /// Whether no program has it any longer. Inode 0 alone does not say so: a connection that waits to be accepted has none
+    /// either, in ESTABLISHED or CLOSE_WAIT (measured on 6.18.44).
+    fn is_orphan(self) -> bool {
+        let closed_here =
+            matches!(self.state, State::FinWait1 | State::FinWait2 | State::Closing | State::LastAck);
+        closed_here && self.inode == 0 && !self.is_mini()
+    }
+
+    /// Whether it is an orphan whose peer has closed its window: its data and its FIN wait to be sent.
+    fn is_zero_window_orphan(self) -> bool {
+        let waits = self.state == State::FinWait1 && self.timer == TIMER_PROBE && self.unacknowledged > 1;
+        waits && self.is_orphan()
+    }
+}
 
 /// Counts of one network namespace at one moment, IPv4 and IPv6 together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +92,13 @@ pub struct SocketCounts {
     /// Full sockets without an owner, in FIN_WAIT1, CLOSING, LAST_ACK or FIN_WAIT2. Mini-sockets hold no such
     /// memory and are not orphans to the kernel either.
     pub orphans: u64,
+    /// Among the orphans: in FIN_WAIT1 with data that the peer's closed window keeps from being sent.
+    pub zero_window_orphans: u64,
+    /// Of those in FIN_WAIT2: a program still has them, because it called shutdown() and not close(). tcp_fin_timeout does
+    /// not end them.
+    pub fin_wait2_held: u64,
+    /// Of those in CLOSE_WAIT: no program has accepted them yet.
+    pub unaccepted: u64,
 }
 
 impl Add for SocketCounts {
@@ -71,6 +113,9 @@ impl Add for SocketCounts {
             close_wait: self.close_wait + other.close_wait,
             last_ack: self.last_ack + other.last_ack,
             orphans: self.orphans + other.orphans,
+            zero_window_orphans: self.zero_window_orphans + other.zero_window_orphans,
+            fin_wait2_held: self.fin_wait2_held + other.fin_wait2_held,
+            unaccepted: self.unaccepted + other.unaccepted,
         }
     }
 }
@@ -83,35 +128,31 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts a socket by what a dump says of it: its state, its timer, and the inode of its file (0: none).
-    ///
-    /// Inode 0 alone does not make an orphan: a connection that waits to be accepted has none either, in ESTABLISHED or
-    /// CLOSE_WAIT (measured on 6.18.44).
-    pub fn add(&mut self, state: State, timer: u8, inode: u32) {
+    /// Counts a socket.
+    pub fn add(&mut self, socket: Socket) {
         let counts = &mut self.counts;
-        let mini = timer == TIMER_TIME_WAIT;
-        let orphan = inode == 0 && !mini;
-        match state {
+        counts.orphans += u64::from(socket.is_orphan());
+        counts.zero_window_orphans += u64::from(socket.is_zero_window_orphan());
+        match socket.state {
             State::TimeWait => counts.time_wait += 1,
-            State::CloseWait => counts.close_wait += 1,
-            State::FinWait1 => {
-                counts.fin_wait1 += 1;
-                counts.orphans += u64::from(orphan);
-            }
+            State::FinWait1 => counts.fin_wait1 += 1,
             State::FinWait2 => {
                 counts.fin_wait2 += 1;
-                counts.orphans += u64::from(orphan);
-                self.fin_wait2_minis += u64::from(mini);
+                counts.fin_wait2_held += u64::from(socket.inode != 0);
+                self.fin_wait2_minis += u64::from(socket.is_mini());
             }
-            State::LastAck => {
-                counts.last_ack += 1;
-                counts.orphans += u64::from(orphan);
+            State::CloseWait => {
+                counts.close_wait += 1;
+                counts.unaccepted += u64::from(socket.inode == 0);
             }
-            State::Closing => {
-                counts.closing += 1;
-                counts.orphans += u64::from(orphan);
-            }
+            State::LastAck => counts.last_ack += 1,
+            State::Closing => counts.closing += 1,
         }
+    }
+
+    /// The counts of a dump or a file that left nothing out.
+    pub fn counts(self) -> SocketCounts {
+        self.counts
     }
 
     /// The counts of a dump that left TIME_WAIT out, which is what makes it cheap: TIME_WAIT is then `tw` of sockstat less
@@ -157,10 +198,23 @@ mod tests {
 
     fn tally(sockets: &[(State, u8, u32)]) -> Tally {
         let mut tally = Tally::default();
-        for (state, timer, inode) in sockets {
-            tally.add(*state, *timer, *inode);
+        for &(state, timer, inode) in sockets {
+            tally.add(Socket { state, timer, unacknowledged: 1, inode });
         }
         tally
+    }
+
+    #[test]
+    fn an_orphan_whose_peer_has_closed_its_window_is_told_from_one_whose_fin_is_lost() {
+        let orphan = |timer, unacknowledged| {
+            let mut tally = Tally::default();
+            tally.add(Socket { state: State::FinWait1, timer, unacknowledged, inode: 0 });
+            let counts = tally.counts();
+            (counts.orphans, counts.zero_window_orphans)
+        };
+        assert_eq!(orphan(TIMER_PROBE, 120_001), (1, 1));
+        assert_eq!(orphan(1, 120_001), (1, 0), "it retransmits: the window is open");
+        assert_eq!(orphan(TIMER_PROBE, 1), (1, 0), "only the FIN is left");
     }
 
     #[test]
@@ -182,7 +236,8 @@ mod tests {
                 fin_wait2: 1,
                 close_wait: 1,
                 orphans: 4,
-                time_wait: 0
+                unaccepted: 1,
+                ..SocketCounts::default()
             })
         );
     }
@@ -191,13 +246,16 @@ mod tests {
     fn a_socket_with_an_owner_is_no_orphan() {
         let counts =
             tally(&[(State::FinWait1, 1, 77), (State::FinWait2, 0, 78), (State::LastAck, 1, 79)]).with_tw(0);
-        assert_eq!(counts.map(|counts| counts.orphans), Some(0));
+        assert_eq!(counts.map(|counts| (counts.orphans, counts.fin_wait2_held)), Some((0, 1)));
     }
 
     #[test]
     fn fin_wait2_after_close_is_told_from_time_wait() {
         let counts = tally(&[(State::FinWait2, 3, 0), (State::FinWait2, 0, 5)]).with_tw(11);
-        assert_eq!(counts, Some(SocketCounts { time_wait: 10, fin_wait2: 2, ..SocketCounts::default() }));
+        assert_eq!(
+            counts,
+            Some(SocketCounts { time_wait: 10, fin_wait2: 2, fin_wait2_held: 1, ..SocketCounts::default() })
+        );
     }
 
     #[test]

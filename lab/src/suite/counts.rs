@@ -37,6 +37,7 @@ fn reported(status: &Value) -> Option<(SocketCounts, u64)> {
         close_wait: count("closeWait")?,
         last_ack: count("lastAck")?,
         orphans: count("orphans")?,
+        ..SocketCounts::default()
     };
     Some((listed, count("machineOrphans")?))
 }
