@@ -24,11 +24,11 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "helm_waits_until_a_tuning_is_in_force", run: good_release },
     Test { name: "helm_fails_with_our_words_when_a_tuning_is_refused", run: refused_release },
     Test { name: "a_misspelt_value_of_the_chart_is_refused_by_its_name", run: misspelt_value },
-    Test { name: "kstatus_judges_every_situation_as_flux_would", run: kstatus },
 ];
 
-/// They replace every pod.
+/// They replace every pod, or wait for a tie that lasts.
 pub(super) const LONG_TESTS: &[Test] = &[
+    Test { name: "kstatus_judges_every_situation_as_flux_would", run: kstatus },
     Test { name: "helm_upgrade_keeps_tunings_and_values_in_force", run: upgrade },
     Test { name: "helm_uninstall_keeps_crds_tunings_and_values_until_the_next_install", run: uninstall },
 ];

@@ -25,12 +25,15 @@ use crate::{
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "an_agent_whose_writes_would_miss_its_node_writes_nothing", run: wrong_places },
-    Test { name: "of_two_agents_on_one_node_the_second_observes_and_says_so", run: two_agents },
     Test { name: "a_file_named_hold_stops_the_writes_of_one_node", run: hold_file },
     Test { name: "what_was_stored_behind_admissions_back_is_refused_by_the_agent", run: behind_admission },
 ];
 
-const STATE_FOLDER: &str = "/var/lib/tcp-close-tuning";
+/// It watches two agents for longer than the time between two statuses.
+pub(super) const LONG_TESTS: &[Test] =
+    &[Test { name: "of_two_agents_on_one_node_the_second_observes_and_says_so", run: two_agents }];
+
+pub(super) const STATE_FOLDER: &str = "/var/lib/tcp-close-tuning";
 /// A pod is started within a few seconds; a loaded machine may take longer.
 const STARTED: Duration = Duration::from_secs(60);
 /// Statuses are written 5 s apart: so long two agents are watched.
@@ -39,7 +42,7 @@ const WATCHED: Duration = Duration::from_secs(7);
 // ---- agents of the test's own ----
 
 /// An agent's pod that a test puts onto a node beside the chart's.
-struct ExtraAgent<'a> {
+pub(super) struct ExtraAgent<'a> {
     suite: &'a Suite,
     node: &'a Node,
     name: String,
@@ -47,7 +50,7 @@ struct ExtraAgent<'a> {
 
 impl<'a> ExtraAgent<'a> {
     /// What the chart's pods are, with a change.
-    fn start(suite: &'a Suite, node: &'a Node, change: impl FnOnce(&mut Value)) -> Result<Self> {
+    pub(super) fn start(suite: &'a Suite, node: &'a Node, change: impl FnOnce(&mut Value)) -> Result<Self> {
         let daemon_set = in_namespace(suite, &["daemonset", &format!("{RELEASE}-agent")])?;
         let mut spec = daemon_set["spec"]["template"]["spec"].clone();
         spec["nodeName"] = json!(node.name);
