@@ -45,6 +45,7 @@ mod rights;
 mod rivals;
 mod rules;
 mod standalone;
+mod stored;
 mod strace;
 mod strangers;
 mod whole_run;
@@ -77,6 +78,7 @@ const LONG_TESTS: &[&[Test]] = &[
     helm::LONG_TESTS,
     faults::LONG_TESTS,
     lost::LONG_TESTS,
+    stored::LONG_TESTS,
     crash::LONG_TESTS,
     whole_run::LONG_TESTS,
     lives::LONG_TESTS,
