@@ -65,9 +65,10 @@ pub fn tuning() -> Result<CustomResourceDefinition, Error> {
     finish(&mut definition);
     let spec = property(&mut definition, &["spec"]);
     for rule in RULES {
-        if let (Some(cel), Some(sysctl)) = (rule.cel(), rule.sysctl) {
+        if let (Some(cel), Some(breach), Some(sysctl)) = (rule.cel(), rule.breach_as_cel(), rule.sysctl) {
             let field = format!("sysctls.{}", sysctl.field());
-            validate(spec, &ratcheting(&cel, &field), &rule.object_message(), Some(&format!(".{field}")));
+            let cel = ratcheting(&cel, &breach, &field);
+            validate(spec, &cel, &rule.object_message(), Some(&format!(".{field}")));
         }
     }
     let sysctls = property(&mut definition, &["spec", "sysctls"]);
@@ -94,10 +95,11 @@ pub fn tuning() -> Result<CustomResourceDefinition, Error> {
 }
 
 /// A rule that lets what was stored before the rule was there be edited elsewhere. An API server checks a rule on the spec
-/// again whatever changes in it.
-fn ratcheting(cel: &str, field: &str) -> String {
-    let old = cel.replace("self.", "oldSelf.value().");
-    format!("({cel}) || ({HAS_OLD_SELF} && !({old}) && oldSelf.value().{field} == self.{field})")
+/// again whatever changes in it. What was acknowledged then is not asked: CEL that looks through a list of the old spec
+/// costs more than an API server allows.
+fn ratcheting(cel: &str, breach: &str, field: &str) -> String {
+    let old = breach.replace("self.", "oldSelf.value().");
+    format!("({cel}) || ({HAS_OLD_SELF} && {old} && oldSelf.value().{field} == self.{field})")
 }
 
 /// The definition of `TcpCloseNode`.
