@@ -207,14 +207,6 @@ impl Procfs {
         Ok(format!("{started}-{inode}"))
     }
 
-    /// `net/sockstat` of the agent's own network namespace.
-    ///
-    /// # Errors
-    /// Where it cannot be read.
-    pub fn sockstat(&self) -> Result<String, Error> {
-        read(&self.root.join("self/net/sockstat"))
-    }
-
     /// `net/netstat` of the agent's own network namespace.
     ///
     /// # Errors
