@@ -23,7 +23,7 @@ use crate::facts::{self, Watcher};
 use crate::journal::{self, Journal};
 use crate::life::life;
 use crate::order::{Order, hypothetical};
-use crate::procfs::{self, Procfs};
+use crate::procfs::{self, Held, Procfs};
 use crate::sentinel::{Doubt, Sentinel};
 
 pub use finding::Finding;
@@ -104,6 +104,15 @@ pub struct Turn {
     pub obstacle: Option<Obstacle>,
 }
 
+impl Turn {
+    /// Whether there is nothing to say of it that was not said of the other.
+    pub fn found_the_same_as(&self, other: &Self) -> bool {
+        let told = |turn: &Self| turn.obstacle.as_ref().map(ToString::to_string);
+        (&self.findings, &self.observed, &self.life) == (&other.findings, &other.observed, &other.life)
+            && told(self) == told(other)
+    }
+}
+
 /// This node, and what is remembered of it between turns.
 pub struct Node {
     procfs: Procfs,
@@ -119,6 +128,7 @@ pub struct Node {
     reported: BTreeMap<Sysctl, Record>,
     watcher: Watcher,
     facts: NodeFacts,
+    sysctls: BTreeMap<Sysctl, Held>,
     /// What the kernel held when it was last read in this turn.
     live: Readings,
     drifts: BTreeMap<Sysctl, Drift>,
@@ -146,6 +156,7 @@ impl Node {
             journal: None,
             reported: BTreeMap::new(),
             facts: NodeFacts::unknown(),
+            sysctls: BTreeMap::new(),
             live: Readings::new(),
             drifts: BTreeMap::new(),
             failures: BTreeMap::new(),
@@ -291,8 +302,11 @@ impl Node {
         let observed = order.observe.iter().flat_map(|observed| observed.sysctls.values());
         let observed = observed.into_iter().map(|(sysctl, _)| sysctl);
         let keys = order.entries.keys().copied().chain(observed).chain([Sysctl::Timestamps]);
-        let keys: BTreeSet<Sysctl> = keys.collect();
-        self.live = keys.into_iter().map(|sysctl| (sysctl, self.procfs.read_sysctl(sysctl))).collect();
+        self.live.clear();
+        for sysctl in keys {
+            let held = self.sysctls.entry(sysctl).or_insert_with(|| self.procfs.hold_sysctl(sysctl));
+            self.live.entry(sysctl).or_insert_with(|| held.reading());
+        }
     }
 
     fn carry_out(&mut self, entries: &Entries, order: &Order, now: Moment) -> Vec<Finding> {

@@ -12,8 +12,8 @@ use tcp_close::order::Reading;
 
 /// No file that is read here is longer; what is longer is not what we think it is.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-/// Most files that stay open are shorter; for others there will be more room.
-const HELD_BYTES: usize = 4 * 1024;
+/// There is room for this much at first, so that most files are read at once.
+const READ_BYTES: usize = 2 * 1024;
 /// But for the list of mounts, which has a line for each of a node's thousands.
 const MOUNTINFO_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -137,11 +137,7 @@ impl Procfs {
 
     /// What the kernel holds.
     pub fn read_sysctl(&self, sysctl: Sysctl) -> Reading {
-        match self.read_value(sysctl) {
-            Ok(value) => Reading::Value(value),
-            Err(error) if error.is_absent() => Reading::Absent,
-            Err(error) => Reading::Unreadable(error.to_string()),
-        }
+        self.hold_sysctl(sysctl).reading()
     }
 
     /// What the kernel holds, or why that cannot be read.
@@ -149,9 +145,12 @@ impl Procfs {
     /// # Errors
     /// Where the file is absent, unreadable, or holds no number.
     pub fn read_value(&self, sysctl: Sysctl) -> Result<i64, Error> {
-        let path = self.path(sysctl);
-        let text = read(&path)?;
-        text.trim().parse().map_err(|_| content(path, &text, "a decimal number"))
+        self.hold_sysctl(sysctl).read_number()
+    }
+
+    /// A sysctl, to be read often.
+    pub fn hold_sysctl(&self, sysctl: Sysctl) -> Held {
+        Held::new(self.path(sysctl))
     }
 
     /// Opens a sysctl for writing.
@@ -308,6 +307,28 @@ impl Held {
         }
     }
 
+    /// The number that it holds now, if any.
+    pub fn reading(&mut self) -> Reading {
+        match self.read_number() {
+            Ok(value) => Reading::Value(value),
+            Err(error) if error.is_absent() => Reading::Absent,
+            Err(error) => Reading::Unreadable(error.to_string()),
+        }
+    }
+
+    /// The number that it holds now.
+    ///
+    /// # Errors
+    /// Where it is absent, unreadable, or holds no number.
+    pub fn read_number(&mut self) -> Result<i64, Error> {
+        let text = self.read()?;
+        if let Ok(number) = text.trim().parse() {
+            return Ok(number);
+        }
+        let text = text.to_string();
+        Err(content(self.path.clone(), &text, "a decimal number"))
+    }
+
     /// The kernel writes such a file anew for each read at its start, and as a whole where there is room for it.
     fn fill(&mut self) -> io::Result<usize> {
         let file = match self.file.take() {
@@ -316,7 +337,7 @@ impl Held {
         };
         let file = self.file.insert(file);
         if self.buffer.is_empty() {
-            self.buffer.resize(HELD_BYTES, 0);
+            self.buffer.resize(READ_BYTES, 0);
         }
         loop {
             let length = file.read_at(&mut self.buffer, 0)?;
@@ -368,7 +389,7 @@ fn read(path: &Path) -> Result<String, Error> {
 }
 
 fn read_at_most(path: &Path, bytes: u64) -> Result<String, Error> {
-    let mut text = String::new();
+    let mut text = String::with_capacity(READ_BYTES);
     match File::open(path).and_then(|file| file.take(bytes).read_to_string(&mut text)) {
         Ok(_) => Ok(text),
         Err(source) => Err(Error::Read { path: path.into(), source }),

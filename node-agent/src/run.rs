@@ -16,10 +16,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cluster::{self, Error, News};
-use crate::node::{Moment, Node, Obstacle};
+use crate::node::{Moment, Node, Obstacle, Turn};
 use crate::order::Order;
 use crate::procfs::Procfs;
-use crate::report::{self, Surroundings};
+use crate::report::{self, Surroundings, Urgency};
 use crate::sample::{Census, PodOptions, Sampler};
 use crate::sentinel::Sentinel;
 use crate::watchdog::Watchdog;
@@ -29,6 +29,8 @@ pub(crate) const TURN: Duration = Duration::from_secs(1);
 /// A request that failed is made again after this long, and then after twice as long each time.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(15);
+/// While turns find the same and nothing is to be told, a status is made this often, to see whether counts are worth it.
+const QUIET: Duration = Duration::from_secs(5);
 /// Another agent that holds the journal and has missed this many reports leaves the report to this one.
 const RIVAL_SILENT: u32 = 3;
 
@@ -71,6 +73,8 @@ struct Agent {
     retry: Duration,
     not_before: Instant,
     request: Option<Request>,
+    /// A turn whose status could wait, and until when another one like it makes none.
+    quiet: Option<(Turn, Instant)>,
     told_obstacle: Option<String>,
     /// When somebody else has reported for this node.
     rival_reported: Option<Instant>,
@@ -137,6 +141,7 @@ impl Agent {
             retry: RETRY_FIRST,
             not_before: Instant::now(),
             request: None,
+            quiet: None,
             told_obstacle: None,
             rival_reported: None,
         }
@@ -174,6 +179,7 @@ impl Agent {
             tracing::warn!(%why, "baselines are not taken over");
         }
         self.order = Some(order);
+        self.quiet = None;
         self.node.forget_failures();
         self.not_before = Instant::now();
     }
@@ -195,6 +201,10 @@ impl Agent {
         let Some(order) = &self.order else { return };
         let confirmed = !order.removes() || self.confirmed == Some(order.mark.generation);
         let turn = self.node.turn(order, confirmed, moment);
+        if self.quiet.as_ref().is_some_and(|(last, until)| now < *until && last.found_the_same_as(&turn)) {
+            return;
+        }
+        self.quiet = None;
         let status = report::status(order, &turn, &self.surroundings, self.latest.as_ref(), moment.wall);
         self.latest = Some(status.clone());
         self.tell_obstacle(turn.obstacle.as_ref());
@@ -203,7 +213,9 @@ impl Agent {
             return;
         }
         if confirmed {
-            self.report(status, now);
+            if self.report(status, now) == Urgency::Heartbeat && self.request.is_none() {
+                self.quiet = Some((turn, now + QUIET));
+            }
         } else {
             self.read_again();
         }
@@ -236,9 +248,9 @@ impl Agent {
             Some(Box::pin(async move { Answer::Read(Box::new(cluster::read_again(&api, &node).await)) }));
     }
 
-    fn report(&mut self, status: TcpCloseNodeStatus, now: Instant) {
-        let Some(order) = &self.order else { return };
+    fn report(&mut self, status: TcpCloseNodeStatus, now: Instant) -> Urgency {
         let urgency = report::urgency(self.written.and(self.stored.as_ref()), &status);
+        let Some(order) = &self.order else { return urgency };
         let since = self.written.map_or(Duration::MAX, |written| now.duration_since(written));
         let interval = Duration::from_secs(order.report_interval_seconds.into());
         if report::is_due(urgency, since, interval, &self.settings.node) {
@@ -248,6 +260,7 @@ impl Agent {
                 Answer::Written(result, Box::new(status))
             }));
         }
+        urgency
     }
 
     fn take_answer(&mut self, answer: Answer) {
