@@ -55,14 +55,14 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) journal: Journal,
     #[command(flatten)]
-    pub(crate) pods: Pods,
+    pub(crate) pods: PodArguments,
     /// How to log.
     #[arg(long, env = "TCPCLOSE_LOG_FORMAT", default_value = "json")]
     pub(crate) log_format: LogFormat,
 }
 
 #[derive(Args)]
-pub(crate) struct Pods {
+pub(crate) struct PodArguments {
     /// Counts closing sockets in the pods' network namespaces as well.
     #[arg(long)]
     count_pods: bool,
@@ -172,7 +172,7 @@ impl From<Kernel> for Procfs {
     }
 }
 
-impl Pods {
+impl PodArguments {
     /// How the pods are counted; `None` where they are not. Without a procfs of their own they are seen through the kernel's.
     pub(crate) fn options(self, kernel: &Procfs) -> Option<PodOptions> {
         let processes = self.processes.map_or_else(|| kernel.clone(), |root| Procfs::new(root, None));

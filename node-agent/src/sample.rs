@@ -224,11 +224,10 @@ impl Sampler {
     /// Says once why sockets cannot be counted, and once that they can again.
     fn tell(&mut self, why: Option<String>) {
         if self.told != why {
-            match &why {
-                Some(why) => {
-                    tracing::warn!(why, "closing sockets cannot be counted; they are reported as unknown");
-                }
-                None => tracing::info!("closing sockets are counted again"),
+            if let Some(why) = &why {
+                tracing::warn!(why, "closing sockets cannot be counted; they are reported as unknown");
+            } else {
+                tracing::info!("closing sockets are counted again");
             }
             self.told = why;
         }

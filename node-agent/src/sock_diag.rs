@@ -83,15 +83,9 @@ pub(crate) fn sockstat(read: Result<&str, procfs::Error>) -> io::Result<Sockstat
 
 /// A connected socket of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connection<'a>(&'a [u8; MESSAGE_BYTES]);
+pub struct Connection<'a>(pub(crate) &'a [u8; MESSAGE_BYTES]);
 
-impl<'a> Connection<'a> {
-    /// One that no kernel dumped.
-    #[cfg(test)]
-    pub(crate) fn new(message: &'a [u8; MESSAGE_BYTES]) -> Self {
-        Self(message)
-    }
-
+impl Connection<'_> {
     /// The socket, if it is in a closing state.
     pub fn closing(self) -> Option<Socket> {
         Some(Socket {

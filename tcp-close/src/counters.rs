@@ -191,12 +191,12 @@ impl RateWatch {
             self.readings.clear();
         }
         let before_last = self.readings.len().checked_sub(2).and_then(|position| self.readings.get(position));
-        if before_last.is_some_and(|(at, _)| now - *at < SPACING) {
+        if before_last.is_some_and(|(at, _)| now.saturating_sub(*at) < SPACING) {
             self.readings.pop_back();
         }
         self.readings.push_back((now, counters));
         // The first one stays until the second is old enough to be the start.
-        while self.readings.get(1).is_some_and(|(at, _)| now - *at >= WINDOW) {
+        while self.readings.get(1).is_some_and(|(at, _)| now.saturating_sub(*at) >= WINDOW) {
             self.readings.pop_front();
         }
     }
@@ -205,7 +205,7 @@ impl RateWatch {
     /// happened is never 0.
     pub fn rates(&self) -> Option<Rates> {
         let ((start, first), (end, last)) = (self.readings.front()?, self.readings.back()?);
-        let watched = *end - *start;
+        let watched = end.saturating_sub(*start);
         if watched < WINDOW_MIN {
             return None;
         }

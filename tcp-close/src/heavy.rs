@@ -65,13 +65,17 @@ mod tests {
 
     fn hitters(room: usize, keys: &[u16]) -> HeavyHitters<u16> {
         let mut hitters = HeavyHitters::new(room);
-        keys.iter().for_each(|key| hitters.add(*key));
+        for key in keys {
+            hitters.add(*key);
+        }
         hitters
     }
 
     fn exact(keys: &[u16]) -> BTreeMap<u16, u64> {
         let mut counts = BTreeMap::new();
-        keys.iter().for_each(|key| *counts.entry(*key).or_default() += 1);
+        for key in keys {
+            *counts.entry(*key).or_default() += 1;
+        }
         counts
     }
 

@@ -112,7 +112,7 @@ mod tests {
         let mut found = Found::default();
         for (state, source_port, destination) in connections {
             let message = connection(state, (NEAR, source_port), destination);
-            found.add(Connection::new(&message), RANGE);
+            found.add(Connection(&message), RANGE);
         }
         found.port_use(RANGE)
     }
