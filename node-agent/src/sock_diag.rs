@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, netlink, recv, send, socket_with,
 };
@@ -178,7 +179,7 @@ impl SockDiag {
             let mut sum = T::default();
             let dumped = self.dump_once(states, &mut |connection| add(&mut sum, connection));
             // The rest of a dump that failed would be taken for the start of the next one.
-            let progress = dumped.inspect_err(|_| self.socket = None)?;
+            let progress = dumped.inspect_err(|_| self.socket = None).map_err(explained)?;
             if !progress.interrupted {
                 return Ok(sum);
             }
@@ -282,12 +283,15 @@ fn errno_of(body: &[u8]) -> Option<i32> {
 }
 
 fn error_of(errno: i32) -> io::Error {
-    let error = io::Error::from_raw_os_error(errno.saturating_neg());
-    if error.kind() == io::ErrorKind::NotFound {
-        return io::Error::new(
-            error.kind(),
-            "the kernel has no dump of sockets: module inet_diag or tcp_diag is not loaded",
-        );
+    io::Error::from_raw_os_error(errno.saturating_neg())
+}
+
+/// An error, with what is missing where the kernel gives no dump at all.
+fn explained(error: io::Error) -> io::Error {
+    let missing = [Errno::NOENT, Errno::OPNOTSUPP, Errno::PROTONOSUPPORT];
+    if missing.into_iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
+        let why = "the kernel gives no dump of sockets: is module tcp_diag there?";
+        return io::Error::new(error.kind(), format!("{why} ({error})"));
     }
     error
 }
@@ -384,9 +388,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_kernel_without_inet_diag_is_said_in_words() {
-        let error = tally(&message(NLMSG_ERROR, 0, &(-libc::ENOENT).to_ne_bytes())).unwrap_err();
-        assert!(error.to_string().contains("inet_diag"), "{error}");
+    fn a_kernel_that_gives_no_dump_is_told_from_one_that_failed_to() {
+        let words = |errno| explained(io::Error::from_raw_os_error(errno)).to_string();
+        for errno in [libc::ENOENT, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT] {
+            assert!(words(errno).contains("module tcp_diag"), "{}", words(errno));
+        }
+        assert!(!words(libc::ENOBUFS).contains("module tcp_diag"));
     }
 
     #[test]

@@ -28,7 +28,7 @@ struct Budget {
 impl Budget {
     fn new(share: Duration) -> Self {
         let share = nanoseconds(share);
-        Self { share, balance: share * seconds(CAPACITY), start: None, last: Default::default() }
+        Self { share, balance: 0, start: None, last: Default::default() }
     }
 
     fn capacity(&self) -> i64 {
@@ -236,7 +236,7 @@ mod tests {
         let mut schedule = Schedule::new(SHARE).with("dump", Manner::Patient, secs(1), secs(300));
         schedule.note(secs(100), secs(2));
         schedule.note(secs(105), secs(9));
-        assert_eq!(schedule.budget.balance, schedule.budget.capacity());
+        assert_eq!(schedule.budget.balance, 0);
         schedule.note(secs(110), secs(9));
         schedule.note(secs(111), secs(10));
         assert_eq!(schedule.budget.balance, -schedule.budget.capacity());
