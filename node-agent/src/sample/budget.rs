@@ -22,13 +22,13 @@ struct Budget {
     /// When the process was first looked at.
     start: Option<Duration>,
     /// When it was last looked at, and what it had used until then.
-    last: (Duration, Duration),
+    last: Option<(Duration, Duration)>,
 }
 
 impl Budget {
     fn new(share: Duration) -> Self {
         let share = nanoseconds(share);
-        Self { share, balance: 0, start: None, last: Default::default() }
+        Self { share, balance: 0, start: None, last: None }
     }
 
     fn capacity(&self) -> i64 {
@@ -38,14 +38,13 @@ impl Budget {
     /// Takes note of the CPU time that the process has used so far. Returns what it has used since the last time.
     fn note(&mut self, clock: Duration, cpu: Duration) -> Duration {
         let start = *self.start.get_or_insert(clock);
-        let passed = clock.saturating_sub(self.last.0).min(CAPACITY);
-        let used = cpu.saturating_sub(self.last.1);
-        self.last = (clock, cpu);
-        if clock.saturating_sub(start) >= START {
-            let earned = nanoseconds(passed).saturating_mul(self.share) / 1_000_000_000;
-            let balance = self.balance.saturating_add(earned).saturating_sub(nanoseconds(used));
-            self.balance = balance.clamp(-self.capacity(), self.capacity());
-        }
+        let (last_clock, last_cpu) = self.last.replace((clock, cpu)).unwrap_or((clock, cpu));
+        let passed = clock.saturating_sub(last_clock).min(CAPACITY);
+        let used = cpu.saturating_sub(last_cpu);
+        let charged = if clock.saturating_sub(start) < START { Duration::ZERO } else { used };
+        let earned = nanoseconds(passed).saturating_mul(self.share) / 1_000_000_000;
+        let balance = self.balance.saturating_add(earned).saturating_sub(nanoseconds(charged));
+        self.balance = balance.clamp(-self.capacity(), self.capacity());
         used
     }
 
@@ -236,7 +235,7 @@ mod tests {
         let mut schedule = Schedule::new(SHARE).with("dump", Manner::Patient, secs(1), secs(300));
         schedule.note(secs(100), secs(2));
         schedule.note(secs(105), secs(9));
-        assert_eq!(schedule.budget.balance, 0);
+        assert_eq!(schedule.budget.balance, nanoseconds(5 * SHARE), "what was earned meanwhile");
         schedule.note(secs(110), secs(9));
         schedule.note(secs(111), secs(10));
         assert_eq!(schedule.budget.balance, -schedule.budget.capacity());
