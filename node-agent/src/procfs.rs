@@ -12,6 +12,8 @@ use tcp_close::order::Reading;
 
 /// No file that is read here is longer; what is longer is not what we think it is.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// There is room for this much at first, so that most files are read at once.
+const READ_BYTES: usize = 2 * 1024;
 /// But for the list of mounts, which has a line for each of a node's thousands.
 const MOUNTINFO_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -97,6 +99,15 @@ pub struct Writable {
     file: File,
 }
 
+/// A file about the agent's own network namespace that is read time and again, and stays open for it. Never one of a pod's: an
+/// open file keeps the namespace of a pod that has ended alive (measured on 6.18.44).
+#[derive(Debug)]
+pub struct Held {
+    path: PathBuf,
+    file: Option<File>,
+    buffer: Vec<u8>,
+}
+
 impl Procfs {
     /// `root` is a procfs, `/proc`; `sysctls` is its folder `sys/net`, or a second, writable view of it.
     pub fn new(root: impl Into<PathBuf>, sysctls: Option<PathBuf>) -> Self {
@@ -126,11 +137,7 @@ impl Procfs {
 
     /// What the kernel holds.
     pub fn read_sysctl(&self, sysctl: Sysctl) -> Reading {
-        match self.read_value(sysctl) {
-            Ok(value) => Reading::Value(value),
-            Err(error) if error.is_absent() => Reading::Absent,
-            Err(error) => Reading::Unreadable(error.to_string()),
-        }
+        self.hold_sysctl(sysctl).reading()
     }
 
     /// What the kernel holds, or why that cannot be read.
@@ -138,9 +145,12 @@ impl Procfs {
     /// # Errors
     /// Where the file is absent, unreadable, or holds no number.
     pub fn read_value(&self, sysctl: Sysctl) -> Result<i64, Error> {
-        let path = self.path(sysctl);
-        let text = read(&path)?;
-        text.trim().parse().map_err(|_| content(path, &text, "a decimal number"))
+        self.hold_sysctl(sysctl).read_number()
+    }
+
+    /// A sysctl, to be read often.
+    pub fn hold_sysctl(&self, sysctl: Sysctl) -> Held {
+        Held::new(self.path(sysctl))
     }
 
     /// Opens a sysctl for writing.
@@ -196,14 +206,6 @@ impl Procfs {
         Ok(format!("{started}-{inode}"))
     }
 
-    /// `net/sockstat` of the agent's own network namespace.
-    ///
-    /// # Errors
-    /// Where it cannot be read.
-    pub fn sockstat(&self) -> Result<String, Error> {
-        read(&self.root.join("self/net/sockstat"))
-    }
-
     /// `net/netstat` of the agent's own network namespace.
     ///
     /// # Errors
@@ -218,6 +220,34 @@ impl Procfs {
     /// Where it cannot be read.
     pub fn snmp(&self) -> Result<String, Error> {
         read(&self.root.join("self/net/snmp"))
+    }
+
+    /// `net/sockstat` of the agent's own network namespace, to be read often.
+    pub fn hold_sockstat(&self) -> Held {
+        Held::new(self.root.join("self/net/sockstat"))
+    }
+
+    /// `net/netstat` of the agent's own network namespace, to be read often.
+    pub fn hold_netstat(&self) -> Held {
+        Held::new(self.root.join("self/net/netstat"))
+    }
+
+    /// `net/snmp` of the agent's own network namespace, to be read often.
+    pub fn hold_snmp(&self) -> Held {
+        Held::new(self.root.join("self/net/snmp"))
+    }
+
+    /// `nf_conntrack_count` and `nf_conntrack_max` of the agent's own network namespace.
+    ///
+    /// # Errors
+    /// Where either cannot be read, as where no connection tracker is loaded.
+    pub fn conntrack_use(&self) -> Result<(u64, u64), Error> {
+        let number = |name| {
+            let path = self.sysctls.join("netfilter").join(name);
+            let text = read(&path)?;
+            text.trim().parse().map_err(|_| content(path, &text, "a decimal number"))
+        };
+        Ok((number("nf_conntrack_count")?, number("nf_conntrack_max")?))
     }
 
     /// The machine's memory.
@@ -252,6 +282,73 @@ impl Procfs {
         let path = self.root.join("self/net/nf_conntrack");
         let lines = File::open(&path).and_then(|file| BufReader::new(file).lines().take(lines_max).collect());
         lines.map_err(|source| Error::Read { path, source })
+    }
+}
+
+impl Held {
+    fn new(path: PathBuf) -> Self {
+        Self { path, file: None, buffer: Vec::new() }
+    }
+
+    /// What it says now. After an error it is opened anew.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is no text.
+    pub fn read(&mut self) -> Result<&str, Error> {
+        match self.fill() {
+            Ok(length) => {
+                let text = self.buffer.get(..length).unwrap_or_default();
+                str::from_utf8(text).map_err(|_| content(self.path.clone(), "", "text"))
+            }
+            Err(source) => {
+                self.file = None;
+                Err(Error::Read { path: self.path.clone(), source })
+            }
+        }
+    }
+
+    /// The number that it holds now, if any.
+    pub fn reading(&mut self) -> Reading {
+        match self.read_number() {
+            Ok(value) => Reading::Value(value),
+            Err(error) if error.is_absent() => Reading::Absent,
+            Err(error) => Reading::Unreadable(error.to_string()),
+        }
+    }
+
+    /// The number that it holds now.
+    ///
+    /// # Errors
+    /// Where it is absent, unreadable, or holds no number.
+    pub fn read_number(&mut self) -> Result<i64, Error> {
+        let text = self.read()?;
+        if let Ok(number) = text.trim().parse() {
+            return Ok(number);
+        }
+        let text = text.to_string();
+        Err(content(self.path.clone(), &text, "a decimal number"))
+    }
+
+    /// The kernel writes such a file anew for each read at its start, and as a whole where there is room for it.
+    fn fill(&mut self) -> io::Result<usize> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => File::open(&self.path)?,
+        };
+        let file = self.file.insert(file);
+        if self.buffer.is_empty() {
+            self.buffer.resize(READ_BYTES, 0);
+        }
+        loop {
+            let length = file.read_at(&mut self.buffer, 0)?;
+            if length < self.buffer.len() {
+                return Ok(length);
+            }
+            if self.buffer.len() as u64 >= FILE_BYTES_MAX {
+                return Err(io::Error::other("it is longer than such a file is"));
+            }
+            self.buffer.resize(self.buffer.len() * 2, 0);
+        }
     }
 }
 
@@ -292,7 +389,7 @@ fn read(path: &Path) -> Result<String, Error> {
 }
 
 fn read_at_most(path: &Path, bytes: u64) -> Result<String, Error> {
-    let mut text = String::new();
+    let mut text = String::with_capacity(READ_BYTES);
     match File::open(path).and_then(|file| file.take(bytes).read_to_string(&mut text)) {
         Ok(_) => Ok(text),
         Err(source) => Err(Error::Read { path: path.into(), source }),
@@ -337,6 +434,25 @@ pub(crate) mod tests {
         let error = procfs.open_for_writing(Sysctl::FinTimeout).unwrap_err();
         assert!(error.is_absent());
         assert!(error.to_string().contains("tcp_fin_timeout: cannot be opened for writing"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_stays_open_says_what_is_so_now() {
+        let (dir, procfs) = tree(&[]);
+        let mut held = procfs.hold_sockstat();
+        assert!(held.read().unwrap_err().is_absent());
+        let path = dir.path().join("self/net/sockstat");
+        for text in ["TCP: tw 70000\n".repeat(700), "TCP: tw 3\n".into(), String::new()] {
+            fs::write(&path, &text).unwrap();
+            assert_eq!(held.read().unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_longer_than_any_of_its_kind_is_an_error() {
+        let (dir, procfs) = tree(&[]);
+        fs::write(dir.path().join("self/net/sockstat"), vec![b'x'; 70_000]).unwrap();
+        assert!(procfs.hold_sockstat().read().is_err());
     }
 
     #[test]

@@ -11,27 +11,26 @@ use std::time::{Duration, Instant};
 
 use crds::{TcpCloseNode, TcpCloseNodeStatus};
 use futures::StreamExt;
-use jiff::Timestamp;
 use kube::{Api, Client};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cluster::{self, Error, News};
-use crate::node::{Moment, Node, Obstacle};
+use crate::node::{Moment, Node, Obstacle, Turn};
 use crate::order::Order;
 use crate::procfs::Procfs;
-use crate::report::{self, Surroundings};
+use crate::report::{self, Surroundings, Urgency};
+use crate::sample::{Census, PodOptions, Sampler};
 use crate::sentinel::Sentinel;
-use crate::sock_diag;
 use crate::watchdog::Watchdog;
 
 /// A foreign change is noticed within this.
 pub(crate) const TURN: Duration = Duration::from_secs(1);
-/// Sockets are counted this often; a count walks the kernel's table (1 ms).
-const COUNT: Duration = Duration::from_secs(5);
 /// A request that failed is made again after this long, and then after twice as long each time.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(15);
+/// While turns find the same and nothing is to be told, a status is made this often, to see whether counts are worth it.
+const QUIET: Duration = Duration::from_secs(5);
 /// Another agent that holds the journal and has missed this many reports leaves the report to this one.
 const RIVAL_SILENT: u32 = 3;
 
@@ -46,6 +45,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The node's address, which its network namespace must have.
     pub node_address: Option<IpAddr>,
+    /// How the pods' namespaces are counted; `None`: not at all.
+    pub pods: Option<PodOptions>,
 }
 
 type Request = Pin<Box<dyn Future<Output = Answer>>>;
@@ -67,11 +68,13 @@ struct Agent {
     /// The status of the last turn, stored or not: it knows what was written to the kernel and not reported yet.
     latest: Option<TcpCloseNodeStatus>,
     surroundings: Surroundings,
-    counted: Option<Instant>,
+    sampler: Sampler,
     written: Option<Instant>,
     retry: Duration,
     not_before: Instant,
     request: Option<Request>,
+    /// A turn whose status could wait, and until when another one like it makes none.
+    quiet: Option<(Turn, Instant)>,
     told_obstacle: Option<String>,
     /// When somebody else has reported for this node.
     rival_reported: Option<Instant>,
@@ -122,10 +125,11 @@ impl Agent {
             kernel_release: settings.procfs.kernel_release().unwrap_or_default(),
             first_namespace: settings.procfs.in_first_namespace(),
             boot_id: settings.procfs.boot_id().ok(),
-            sockets: None,
+            census: Census::default(),
         };
         Self {
             api: Api::all(client),
+            sampler: Sampler::new(&settings.procfs, settings.pods.as_ref()),
             settings,
             node,
             order: None,
@@ -133,11 +137,11 @@ impl Agent {
             stored: None,
             latest: None,
             surroundings,
-            counted: None,
             written: None,
             retry: RETRY_FIRST,
             not_before: Instant::now(),
             request: None,
+            quiet: None,
             told_obstacle: None,
             rival_reported: None,
         }
@@ -175,6 +179,7 @@ impl Agent {
             tracing::warn!(%why, "baselines are not taken over");
         }
         self.order = Some(order);
+        self.quiet = None;
         self.node.forget_failures();
         self.not_before = Instant::now();
     }
@@ -192,10 +197,14 @@ impl Agent {
 
     fn turn(&mut self, moment: Moment) {
         let now = moment.clock;
-        self.count(now);
+        self.sampler.update(&mut self.surroundings.census, moment);
         let Some(order) = &self.order else { return };
         let confirmed = !order.removes() || self.confirmed == Some(order.mark.generation);
         let turn = self.node.turn(order, confirmed, moment);
+        if self.quiet.as_ref().is_some_and(|(last, until)| now < *until && last.found_the_same_as(&turn)) {
+            return;
+        }
+        self.quiet = None;
         let status = report::status(order, &turn, &self.surroundings, self.latest.as_ref(), moment.wall);
         self.latest = Some(status.clone());
         self.tell_obstacle(turn.obstacle.as_ref());
@@ -204,7 +213,9 @@ impl Agent {
             return;
         }
         if confirmed {
-            self.report(status, now);
+            if self.report(status, now) == Urgency::Heartbeat && self.request.is_none() {
+                self.quiet = Some((turn, now + QUIET));
+            }
         } else {
             self.read_again();
         }
@@ -237,26 +248,9 @@ impl Agent {
             Some(Box::pin(async move { Answer::Read(Box::new(cluster::read_again(&api, &node).await)) }));
     }
 
-    fn count(&mut self, now: Instant) {
-        if self.counted.is_some_and(|counted| now.duration_since(counted) < COUNT) {
-            return;
-        }
-        self.counted = Some(now);
-        let before = self.surroundings.sockets.is_some();
-        self.surroundings.sockets = match sock_diag::sample(&self.settings.procfs) {
-            Ok(sample) => Some((sample, Timestamp::now())),
-            Err(error) => {
-                if before || self.written.is_none() {
-                    tracing::warn!(%error, "closing sockets cannot be counted; they are reported as unknown");
-                }
-                None
-            }
-        };
-    }
-
-    fn report(&mut self, status: TcpCloseNodeStatus, now: Instant) {
-        let Some(order) = &self.order else { return };
+    fn report(&mut self, status: TcpCloseNodeStatus, now: Instant) -> Urgency {
         let urgency = report::urgency(self.written.and(self.stored.as_ref()), &status);
+        let Some(order) = &self.order else { return urgency };
         let since = self.written.map_or(Duration::MAX, |written| now.duration_since(written));
         let interval = Duration::from_secs(order.report_interval_seconds.into());
         if report::is_due(urgency, since, interval, &self.settings.node) {
@@ -266,6 +260,7 @@ impl Agent {
                 Answer::Written(result, Box::new(status))
             }));
         }
+        urgency
     }
 
     fn take_answer(&mut self, answer: Answer) {
