@@ -3,22 +3,18 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use crds::TcpCloseNodeStatus;
 use crds::node::{States, SysctlStatus};
 use crds::tuning::{RefusalSummary, WorstNode};
 use tcp_close::sockets::{State, two_digits};
 
 use super::class::{Class, Finding, said};
-use super::{NAMES_MAX, clip, count};
+use super::{NAMES_MAX, clip, count, leak};
 
 const WORST_MAX: usize = 10;
 const RULES_MAX: usize = 10;
 /// Ten of them, with names, have to fit in a status of 8 KB. The whole message is in the node's own status.
 const WORST_MESSAGE_MAX: usize = 256;
 const REFUSAL_MESSAGE_MAX: usize = 512;
-
-/// A pod with fewer sockets in CLOSE_WAIT is not said to leak.
-const LEAK_MIN: u64 = 100;
 
 /// The reason of a node where all is well, and which is listed for its closing sockets.
 pub const SOCKETS: &str = "Sockets";
@@ -71,25 +67,9 @@ fn busy(finding: &Finding<'_>) -> Option<(u64, WorstNode)> {
     let said = report.sockets.iter().flat_map(|sockets| by_state(&sockets.states));
     let said = said.filter(|(count, _)| *count > 0);
     let said = said.map(|(count, state)| format!("{} {}", two_digits(count), state.name()));
-    let parts = [said.collect::<Vec<_>>().join(", "), leak(report).unwrap_or_default()];
+    let parts = [said.collect::<Vec<_>>().join(", "), leak::said(report).unwrap_or_default()];
     let message = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
     (!message.is_empty()).then(|| (total, worst_node(finding, SOCKETS, &message)))
-}
-
-/// The pod that leaks most, where one has so many in CLOSE_WAIT that it is no accident.
-fn leak(report: &TcpCloseNodeStatus) -> Option<String> {
-    let named = report.pods.iter().flat_map(|pods| &pods.most).filter_map(|pod| {
-        let states = pod.states.as_ref()?;
-        // Those that nobody has accepted yet wait for the program, and are not its leak.
-        let leaked = states.close_wait.saturating_sub(states.unaccepted.unwrap_or_default());
-        Some((leaked, pod.namespace.as_deref()?, pod.name.as_deref()?))
-    });
-    let (leaked, namespace, name) = named.max().filter(|(leaked, ..)| *leaked >= LEAK_MIN)?;
-    Some(format!(
-        "pod {namespace}/{name} leaks {} {}: no sysctl helps",
-        two_digits(leaked),
-        State::CloseWait.name()
-    ))
 }
 
 fn by_state(states: &States) -> [(u64, State); 6] {
