@@ -7,7 +7,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use crds::TcpCloseNodeStatus;
-use crds::node::{Rates, Remark, States, SysctlStatus};
+use crds::node::{PodCounts, Rates, Remark, States, SysctlStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tcp_close::Sysctl;
 
 /// Statuses are written no more often than this, but for the first answer to an order.
@@ -148,7 +149,7 @@ fn overflows(status: &TcpCloseNodeStatus) -> impl Iterator<Item = (Owner<'_>, &'
     let own = [own(|rates| rates.overflows, "tw"), own(|rates| rates.aborts_on_memory, "memory")];
     let pods = status.pods.iter().flat_map(|pods| &pods.most);
     let pods = pods.filter(|pod| pod.overflows_per_minute.is_some_and(|rate| rate > 0));
-    own.into_iter().flatten().chain(pods.map(|pod| (Owner::of_pod(pod), "tw")))
+    own.into_iter().flatten().chain(pods.map(|pod| (Owner::Pod(name(pod)), "tw")))
 }
 
 /// What is in use of something, and how much of it there is.
@@ -178,81 +179,88 @@ fn crosses(written: Option<(u64, u64)>, present: Option<(u64, u64)>) -> bool {
     written.is_some_and(|written| present.is_some_and(|present| reached(written) != reached(present)))
 }
 
-/// Whether a count has moved by much, or has moved and is at rest again.
+/// Whether a count has moved by much, or has moved and is at rest again: it was read once more since, and was the same.
 fn counts_moved(
     written: &TcpCloseNodeStatus,
     earlier: Option<&TcpCloseNodeStatus>,
     status: &TcpCloseNodeStatus,
 ) -> bool {
-    let (written, present) = (counts(written), counts(status));
-    let earlier = earlier.map(counts);
-    let owners = written.iter().chain(&present).map(|counted| counted.0);
-    owners.into_iter().any(|owner| {
-        let (old, new) = (find(&written, owner), find(&present, owner));
-        let rested = earlier.as_ref().map(|earlier| find(earlier, owner));
+    let (written, present) = (counted(written), counted(status));
+    let earlier = earlier.map(counted).unwrap_or_default();
+    let mut owners = written.iter().chain(&present).map(|known| known.0);
+    owners.any(|owner| {
+        let [old, earlier, new] = [&written, &earlier, &present].map(|all| find(all, owner));
+        let again = earlier.at.is_some() && earlier.at != new.at;
         (0..COUNTS).any(|at| {
-            let moved = old[at].abs_diff(new[at]);
-            let rests = rested.is_some_and(|rested| rested[at] == new[at]);
-            moved > (old[at] / 10).max(MATERIAL_SOCKETS) || moved > 0 && rests
+            let moved = old.counts[at].abs_diff(new.counts[at]);
+            let rests = again && earlier.counts[at] == new.counts[at];
+            moved > (old.counts[at] / 10).max(MATERIAL_SOCKETS) || moved > 0 && rests
         })
     })
 }
 
-/// Whose counts.
+/// Whose counts. The kernel's own figures and the states are read at different times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner<'a> {
     /// The node's own namespace, and its machine.
     Node,
+    /// The node's own namespace, state by state.
+    NodeStates,
     /// All pods together.
     Pods,
     /// One pod; those that have no name count together.
     Pod(Option<(&'a str, &'a str)>),
+    /// The same, state by state.
+    PodStates(Option<(&'a str, &'a str)>),
 }
 
-impl<'a> Owner<'a> {
-    fn of_pod(pod: &'a crds::node::PodCounts) -> Self {
-        Self::Pod(pod.namespace.as_deref().zip(pod.name.as_deref()))
+/// As many as there are of states.
+const COUNTS: usize = 10;
+
+/// Counts that were read together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted<'a> {
+    at: Option<&'a Time>,
+    counts: [u64; COUNTS],
+}
+
+/// Every count that a write may be for. Rates tick, and are not among them.
+fn counted(status: &TcpCloseNodeStatus) -> Vec<(Owner<'_>, Counted<'_>)> {
+    let mut all = Vec::new();
+    if let Some(sockstat) = &status.sockstat {
+        let machine = status.sockets.as_ref().map_or([0; 2], |sockets| {
+            [sockets.machine_orphans, sockets.unattributed_orphans.unwrap_or_default()]
+        });
+        let figures = [sockstat.time_wait_and_fin_wait2, machine[0], machine[1]];
+        add(&mut all, Owner::Node, few(sockstat.measured_at.as_ref(), figures));
     }
-}
-
-/// Ten states, and three more that depend on the owner.
-const COUNTS: usize = 13;
-type Counts = [u64; COUNTS];
-
-/// Every count that a write may be for. Rates and ages tick, and are not among them.
-fn counts(status: &TcpCloseNodeStatus) -> Vec<(Owner<'_>, Counts)> {
-    let sockets = status.sockets.as_ref();
-    let own = [
-        status.sockstat.as_ref().map_or(0, |sockstat| sockstat.time_wait_and_fin_wait2),
-        sockets.map_or(0, |sockets| sockets.machine_orphans),
-        sockets.and_then(|sockets| sockets.unattributed_orphans).unwrap_or_default(),
-    ];
-    let mut all = vec![(Owner::Node, with_states(own, sockets.map(|sockets| &sockets.states)))];
+    if let Some(sockets) = &status.sockets {
+        add(&mut all, Owner::NodeStates, by_state(&sockets.states));
+    }
     let Some(pods) = &status.pods else { return all };
-    let together = [
-        pods.time_wait_and_fin_wait2.unwrap_or_default(),
-        pods.namespaces.unwrap_or_default().into(),
-        pods.unread.unwrap_or_default().into(),
-    ];
-    all.push((Owner::Pods, with_states(together, None)));
+    let at = pods.measured_at.as_ref();
+    let sum = pods.time_wait_and_fin_wait2.unwrap_or_default();
+    let namespaces = [pods.namespaces, pods.unread].map(|count| count.unwrap_or_default().into());
+    add(&mut all, Owner::Pods, few(at, [sum, namespaces[0], namespaces[1]]));
     for pod in &pods.most {
-        let (owner, fast) = (Owner::of_pod(pod), [pod.time_wait_and_fin_wait2, 0, 0]);
-        let counts = with_states(fast, pod.states.as_ref());
-        match all.iter_mut().find(|known| known.0 == owner) {
-            Some((_, sum)) => *sum = std::array::from_fn(|at| sum[at].saturating_add(counts[at])),
-            None => all.push((owner, counts)),
+        add(&mut all, Owner::Pod(name(pod)), few(at, [pod.time_wait_and_fin_wait2, 0, 0]));
+        if let Some(states) = &pod.states {
+            add(&mut all, Owner::PodStates(name(pod)), by_state(states));
         }
     }
     all
 }
 
-fn with_states([first, second, third]: [u64; 3], states: Option<&States>) -> Counts {
-    let absent = States::default();
-    let states = states.unwrap_or(&absent);
-    [
-        first,
-        second,
-        third,
+fn name(pod: &PodCounts) -> Option<(&str, &str)> {
+    pod.namespace.as_deref().zip(pod.name.as_deref())
+}
+
+fn few(at: Option<&Time>, [first, second, third]: [u64; 3]) -> Counted<'_> {
+    Counted { at, counts: [first, second, third, 0, 0, 0, 0, 0, 0, 0] }
+}
+
+fn by_state(states: &States) -> Counted<'_> {
+    let counts = [
         states.time_wait,
         states.orphans,
         states.zero_window_orphans.unwrap_or_default(),
@@ -263,12 +271,22 @@ fn with_states([first, second, third]: [u64; 3], states: Option<&States>) -> Cou
         states.close_wait,
         states.unaccepted.unwrap_or_default(),
         states.last_ack,
-    ]
+    ];
+    Counted { at: states.measured_at.as_ref(), counts }
+}
+
+fn add<'a>(all: &mut Vec<(Owner<'a>, Counted<'a>)>, owner: Owner<'a>, more: Counted<'a>) {
+    match all.iter_mut().find(|known| known.0 == owner) {
+        Some((_, sum)) => {
+            sum.counts = std::array::from_fn(|at| sum.counts[at].saturating_add(more.counts[at]));
+        }
+        None => all.push((owner, more)),
+    }
 }
 
 /// A pod that is not listed has too few to tell.
-fn find(all: &[(Owner<'_>, Counts)], owner: Owner<'_>) -> Counts {
-    all.iter().find(|counted| counted.0 == owner).map_or([0; COUNTS], |counted| counted.1)
+fn find<'a>(all: &[(Owner<'_>, Counted<'a>)], owner: Owner<'_>) -> Counted<'a> {
+    all.iter().find(|known| known.0 == owner).map(|known| known.1).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -119,25 +119,49 @@ fn pods_without_a_name_count_together() {
     assert_eq!(of(&written, &with_pods(vec![unnamed(600), unnamed(360)])), Urgency::Counts);
 }
 
+fn time(second: i64) -> Time {
+    Time(jiff::Timestamp::from_second(second).unwrap())
+}
+
+/// So many in TIME_WAIT and in CLOSE_WAIT, counted in this second.
+fn counted_at(at: i64, time_wait: u64, close_wait: u64) -> TcpCloseNodeStatus {
+    quiet_but(|status| {
+        let states = States { time_wait, close_wait, measured_at: Some(time(at)), ..States::default() };
+        status.sockets.as_mut().unwrap().states = states;
+    })
+}
+
 #[test]
 fn a_small_difference_is_worth_a_write_once_it_rests() {
-    let (written, moving, present) = (own_time_wait(1000), own_time_wait(1004), own_time_wait(1003));
-    assert_eq!(urgency(Some(&written), Some(&moving), &present), Urgency::Heartbeat);
-    assert_eq!(urgency(Some(&written), Some(&present), &present), Urgency::Counts);
-    assert_eq!(urgency(Some(&present), Some(&present), &present), Urgency::Heartbeat, "it is written");
+    let (written, earlier) = (counted_at(1, 1000, 0), counted_at(5, 1004, 0));
+    let to = |present| urgency(Some(&written), Some(&earlier), &present);
+    assert_eq!(to(counted_at(10, 1003, 0)), Urgency::Heartbeat, "it moves");
+    assert_eq!(to(counted_at(10, 1004, 0)), Urgency::Counts);
+    assert_eq!(to(counted_at(5, 1004, 0)), Urgency::Heartbeat, "it was not read again since");
+    let (written, present) = (counted_at(5, 1004, 0), counted_at(10, 1004, 0));
+    assert_eq!(urgency(Some(&written), Some(&earlier), &present), Urgency::Heartbeat, "it is written");
 }
 
 #[test]
 fn a_difference_that_rests_is_seen_although_others_move() {
-    let with = |rests, moves| {
-        quiet_but(|status| {
-            let states = &mut status.sockets.as_mut().unwrap().states;
-            (states.close_wait, states.time_wait) = (rests, moves);
-        })
+    let (written, earlier) = (counted_at(1, 500, 0), counted_at(5, 510, 3));
+    let to = |present| urgency(Some(&written), Some(&earlier), &present);
+    assert_eq!(to(counted_at(10, 520, 3)), Urgency::Counts);
+    assert_eq!(to(counted_at(10, 520, 4)), Urgency::Heartbeat);
+}
+
+#[test]
+fn each_pods_states_rest_by_their_own_age() {
+    let leaking = |close_wait, at, pods_at| {
+        let states = Some(States { close_wait, measured_at: Some(time(at)), ..States::default() });
+        let mut leaking = with_pods(vec![PodCounts { states, ..pod("a", 0) }]);
+        leaking.pods.as_mut().unwrap().measured_at = Some(time(pods_at));
+        leaking
     };
-    let (written, earlier) = (with(0, 500), with(3, 510));
-    assert_eq!(urgency(Some(&written), Some(&earlier), &with(3, 520)), Urgency::Counts);
-    assert_eq!(urgency(Some(&written), Some(&earlier), &with(4, 520)), Urgency::Heartbeat);
+    let (written, earlier) = (leaking(0, 1, 1), leaking(7, 60, 60));
+    let to = |present| urgency(Some(&written), Some(&earlier), &present);
+    assert_eq!(to(leaking(7, 60, 65)), Urgency::Heartbeat, "its turn has not come again");
+    assert_eq!(to(leaking(7, 120, 120)), Urgency::Counts);
 }
 
 #[test]
@@ -198,14 +222,12 @@ fn a_limit_that_nobody_knows_is_not_crossed() {
 #[test]
 fn rates_and_ages_tick_and_are_no_reason_to_write() {
     let ticking = |seconds: u32| {
-        let second = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-            jiff::Timestamp::from_second(seconds.into()).unwrap(),
-        );
+        let second = Some(time(seconds.into()));
         let mut status = with_pods(vec![pod("a", 5)]);
-        status.reported_at = Some(second.clone());
-        status.sockets.as_mut().unwrap().states.measured_at = Some(second.clone());
-        status.sockstat.as_mut().unwrap().measured_at = Some(second.clone());
-        status.pods.as_mut().unwrap().measured_at = Some(second);
+        status.reported_at = second.clone();
+        status.sockets.as_mut().unwrap().states.measured_at = second.clone();
+        status.sockstat.as_mut().unwrap().measured_at = second.clone();
+        status.pods.as_mut().unwrap().measured_at = second;
         status.rates = Some(Rates { seconds, connects: Some(seconds.into()), ..Rates::default() });
         status.conntrack = Some(Conntrack { entries: seconds.into(), max: 262_144 });
         status
