@@ -202,8 +202,8 @@ pub struct TcpCloseNodeStatus {
     /// How connections end in the node's own network namespace, as events per minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<Rates>,
-    /// The connection tracker's table in the node's own network namespace, read just before the report. Absent where there is
-    /// none.
+    /// The connection tracker's table in the node's own network namespace, at most a minute older than the report. Absent where
+    /// there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conntrack: Option<Conntrack>,
     /// The ports behind the closing sockets of the node's own network namespace.

@@ -70,7 +70,7 @@ pub struct Sockstat {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rates {
-    /// The seconds before the report that they were measured over.
+    /// How many seconds they were measured over. They are at most a minute older than the report.
     pub seconds: u32,
     /// TCPTimeWaitOverflow: connections that skipped TIME_WAIT because net.ipv4.tcp_max_tw_buckets was reached. The kernel
     /// logs nothing then.
