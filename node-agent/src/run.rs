@@ -19,7 +19,7 @@ use crate::cluster::{self, Error, News};
 use crate::node::{Moment, Node, Obstacle, Turn};
 use crate::order::Order;
 use crate::procfs::Procfs;
-use crate::report::{self, Surroundings, Urgency};
+use crate::report::{self, Past, Surroundings, Urgency};
 use crate::sample::{Census, PodOptions, Sampler};
 use crate::sentinel::Sentinel;
 use crate::watchdog::Watchdog;
@@ -47,6 +47,8 @@ pub struct Settings {
     pub node_address: Option<IpAddr>,
     /// How the pods' namespaces are counted; `None`: not at all.
     pub pods: Option<PodOptions>,
+    /// Whether addresses of peers may be reported.
+    pub report_peers: bool,
 }
 
 type Request = Pin<Box<dyn Future<Output = Answer>>>;
@@ -68,6 +70,8 @@ struct Agent {
     /// The status of the last turn, stored or not: it knows what was written to the kernel and not reported yet.
     latest: Option<TcpCloseNodeStatus>,
     surroundings: Surroundings,
+    /// What was so a moment ago: it shows which counts are at rest.
+    past: Past,
     sampler: Sampler,
     written: Option<Instant>,
     retry: Duration,
@@ -126,6 +130,7 @@ impl Agent {
             first_namespace: settings.procfs.in_first_namespace(),
             boot_id: settings.procfs.boot_id().ok(),
             census: Census::default(),
+            report_peers: settings.report_peers,
         };
         Self {
             api: Api::all(client),
@@ -137,6 +142,7 @@ impl Agent {
             stored: None,
             latest: None,
             surroundings,
+            past: Past::default(),
             written: None,
             retry: RETRY_FIRST,
             not_before: Instant::now(),
@@ -207,6 +213,7 @@ impl Agent {
         self.quiet = None;
         let status = report::status(order, &turn, &self.surroundings, self.latest.as_ref(), moment.wall);
         self.latest = Some(status.clone());
+        self.past.note(&status, now);
         self.tell_obstacle(turn.obstacle.as_ref());
         let waits = self.request.is_some() || now < self.not_before;
         if waits || self.is_spoken_for(turn.obstacle.as_ref(), now) {
@@ -249,7 +256,7 @@ impl Agent {
     }
 
     fn report(&mut self, status: TcpCloseNodeStatus, now: Instant) -> Urgency {
-        let urgency = report::urgency(self.written.and(self.stored.as_ref()), &status);
+        let urgency = report::urgency(self.written.and(self.stored.as_ref()), self.past.earlier(), &status);
         let Some(order) = &self.order else { return urgency };
         let since = self.written.map_or(Duration::MAX, |written| now.duration_since(written));
         let interval = Duration::from_secs(order.report_interval_seconds.into());

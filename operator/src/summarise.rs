@@ -3,6 +3,7 @@
 
 pub mod class;
 pub mod condition;
+mod leak;
 mod sums;
 mod verdict;
 mod worst;
@@ -18,6 +19,7 @@ use crate::resolve::{Resolution, is_order};
 use crate::snapshot::{Snapshot, Tuning};
 use class::{Class, Finding};
 use condition::Stored;
+pub use leak::leaked;
 use verdict::{Restoring, Scene};
 pub use worst::{AT_RISK, SOCKETS};
 

@@ -3,12 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use crds::node::{Sockets, SysctlStatus};
+use crds::node::{States, SysctlStatus};
 use crds::tuning::{RefusalSummary, WorstNode};
-use tcp_close::sockets::two_digits;
+use tcp_close::sockets::{State, two_digits};
 
 use super::class::{Class, Finding, said};
-use super::{NAMES_MAX, clip, count};
+use super::{NAMES_MAX, clip, count, leak};
 
 const WORST_MAX: usize = 10;
 const RULES_MAX: usize = 10;
@@ -62,28 +62,31 @@ fn worst_node(finding: &Finding<'_>, reason: &str, message: &str) -> WorstNode {
 }
 
 fn busy(finding: &Finding<'_>) -> Option<(u64, WorstNode)> {
-    let sockets = finding.sockets?;
-    let counts = [
-        (sockets.time_wait, "TIME_WAIT"),
-        (sockets.fin_wait1, "FIN_WAIT1"),
-        (sockets.fin_wait2, "FIN_WAIT2"),
-        (sockets.closing, "CLOSING"),
-        (sockets.close_wait, "CLOSE_WAIT"),
-        (sockets.last_ack, "LAST_ACK"),
-    ];
-    let total = closing(sockets);
-    let said = counts.iter().filter(|(count, _)| *count > 0);
-    let message =
-        said.map(|(count, state)| format!("{} {state}", two_digits(*count))).collect::<Vec<_>>().join(", ");
-    let worst = WorstNode { name: finding.node.into(), reason: SOCKETS.into(), message };
-    (total > 0).then_some((total, worst))
+    let report = finding.report?;
+    let total = report.sockets.as_ref().map_or(0, |sockets| closing(&sockets.states));
+    let said = report.sockets.iter().flat_map(|sockets| by_state(&sockets.states));
+    let said = said.filter(|(count, _)| *count > 0);
+    let said = said.map(|(count, state)| format!("{} {}", two_digits(count), state.name()));
+    let parts = [said.collect::<Vec<_>>().join(", "), leak::said(report).unwrap_or_default()];
+    let message = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
+    (!message.is_empty()).then(|| (total, worst_node(finding, SOCKETS, &message)))
+}
+
+fn by_state(states: &States) -> [(u64, State); 6] {
+    let States { time_wait, fin_wait1, fin_wait2, closing, close_wait, last_ack, .. } = *states;
+    [
+        (time_wait, State::TimeWait),
+        (fin_wait1, State::FinWait1),
+        (fin_wait2, State::FinWait2),
+        (closing, State::Closing),
+        (close_wait, State::CloseWait),
+        (last_ack, State::LastAck),
+    ]
 }
 
 /// All that close, rounded: nodes must not change places with every report.
-fn closing(sockets: &Sockets) -> u64 {
-    let Sockets { time_wait, fin_wait1, fin_wait2, closing, close_wait, last_ack, .. } = sockets;
-    let all = [time_wait, fin_wait1, fin_wait2, closing, close_wait, last_ack];
-    two_digits(all.into_iter().fold(0, |sum, count| count.saturating_add(sum)))
+fn closing(states: &States) -> u64 {
+    two_digits(by_state(states).iter().fold(0, |sum, (count, _)| count.saturating_add(sum)))
 }
 
 /// The rules that forbid something, by id, with the words of the first node.
