@@ -2,13 +2,19 @@
 //!
 //! What is not known is absent, and everything that is known has its age.
 
+pub mod inside;
+pub mod names;
+pub mod namespaces;
 pub mod pods;
+pub mod text;
 
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use tcp_close::counters::Rates;
 use tcp_close::sockets::{SocketCounts, Sockstat, State};
+
+pub use names::PodName;
 
 /// Something that was found out, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,13 +115,4 @@ pub struct PodCounts {
     pub overflows_per_minute: Option<u64>,
     /// State by state; unknown until its turn has come.
     pub states: Option<Dated<SocketCounts>>,
-}
-
-/// A pod.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PodName {
-    /// Its Kubernetes namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
 }
