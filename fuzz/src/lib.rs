@@ -5,6 +5,8 @@
 pub mod facts;
 #[path = "../../node-agent/src/journal.rs"]
 pub mod journal;
+#[path = "../../node-agent/src/sample/names.rs"]
+pub mod names;
 #[path = "../../node-agent/src/nat.rs"]
 pub mod nat;
 #[path = "../../node-agent/src/procfs.rs"]
@@ -13,6 +15,8 @@ pub mod procfs;
 pub mod sentinel;
 #[path = "../../node-agent/src/sock_diag.rs"]
 pub mod sock_diag;
+#[path = "../../node-agent/src/sample/text.rs"]
+pub mod text;
 
 /// With feature `planted`, a bug that shows only where a parser has accepted an input and found this in it.
 pub fn planted(found: bool) {

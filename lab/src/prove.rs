@@ -12,7 +12,7 @@ mod lookup;
 mod model;
 mod orphans;
 mod ports;
-mod space;
+pub(crate) mod space;
 mod time_wait;
 mod zero_window;
 

@@ -1,12 +1,23 @@
 //! Closing sockets as an independent witness counts them: `ss` for the states, `/proc/net/sockstat` for the machine. Only the
 //! type of the result is the product's.
 
+use std::process::Command;
+
 use tcp_close::sockets::SocketCounts;
 
 use crate::{
     error::{Error, Result},
     node::Node,
+    process::run,
 };
+
+const OPTIONS: [&str; 7] =
+    ["--tcp", "--all", "--numeric", "--no-header", "--oneline", "--extended", "--options"];
+
+/// Counts what `ss` lists in the network namespace of the calling thread.
+pub(crate) fn listed_here() -> Result<SocketCounts> {
+    Ok(count(&run(Command::new("ss").args(OPTIONS))?))
+}
 
 /// Counts what `ss` lists in the node's network namespace.
 pub fn listed(node: &Node) -> Result<SocketCounts> {
@@ -19,10 +30,7 @@ pub fn probing(node: &Node) -> Result<usize> {
 }
 
 fn list(node: &Node) -> Result<String> {
-    let output = node.exec(
-        "ss",
-        &["--tcp", "--all", "--numeric", "--no-header", "--oneline", "--extended", "--options"],
-    )?;
+    let output = node.exec("ss", &OPTIONS)?;
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(Error::Unclear { what: format!("ss on {}", node.name), why });

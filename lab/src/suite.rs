@@ -39,6 +39,7 @@ mod lost;
 mod messages;
 mod misplaced;
 mod orders;
+mod pods;
 mod privilege;
 mod prove;
 mod rights;
@@ -82,6 +83,7 @@ const LONG_TESTS: &[&[Test]] = &[
     crash::LONG_TESTS,
     whole_run::LONG_TESTS,
     lives::LONG_TESTS,
+    pods::LONG_TESTS,
     benches::LONG_TESTS,
     fuzz::LONG_TESTS,
 ];

@@ -137,7 +137,7 @@ pub fn zero_window_orphans(client: &Node, server: &Node, count: usize) -> Result
 }
 
 /// Sends until the socket takes no more.
-fn fill(mut socket: &Socket) -> Result<()> {
+pub(crate) fn fill(mut socket: &Socket) -> Result<()> {
     let act = "fill a connection";
     socket.set_nonblocking(true).map_err(Error::system(act))?;
     loop {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use node_agent::procfs::Procfs;
-use node_agent::sample::PodOptions;
-use node_agent::standalone::{Format, Host, Scope, Source};
+use node_agent::sample::{PodName, PodOptions};
+use node_agent::standalone::{Elsewhere, Format, Host, Scope, Source, Whose};
 use tcp_close::{Sysctl, rule};
 
 /// Applies on this node what TcpCloseTunings order, refuses what is unsafe, and reports how its connections close.
@@ -38,7 +38,8 @@ pub(crate) enum Command {
     /// Exits 0 if nothing of ours is in force, 3 if the manifest is invalid, 4 if something went wrong, 64 if the command line
     /// is not understood.
     Restore(Restore),
-    /// Without a cluster: shows the sysctls and how many sockets are closing. Needs no manifest.
+    /// Without a cluster: shows the sysctls and how many sockets are closing, here and in the network namespaces of pods and
+    /// other containers. Needs no manifest.
     Observe(Observe),
 }
 
@@ -155,6 +156,18 @@ pub(crate) struct Restore {
 pub(crate) struct Observe {
     #[command(flatten)]
     kernel: Kernel,
+    /// Only this pod's sockets, and the ports behind them.
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "pid")]
+    pod: Option<PodName>,
+    /// Only the sockets of the network namespace that this process is in, and the ports behind them.
+    #[arg(long)]
+    pid: Option<u32>,
+    /// A procfs that shows the node's processes [default: --proc].
+    #[arg(long, value_name = "DIR")]
+    processes: Option<PathBuf>,
+    /// The kubelet's links to the logs of containers, which name the pods.
+    #[arg(long, default_value = "/var/log/containers", value_name = "DIR")]
+    container_logs: PathBuf,
     #[command(flatten)]
     output: Output,
 }
@@ -219,9 +232,13 @@ impl From<Restore> for (Host, Scope) {
     }
 }
 
-impl From<Observe> for Host {
-    fn from(Observe { kernel, output }: Observe) -> Self {
-        Self { procfs: kernel.into(), state_dir: PathBuf::new(), format: output.output }
+impl From<Observe> for (Host, Elsewhere, Option<Whose>) {
+    fn from(Observe { kernel, pod, pid, processes, container_logs, output }: Observe) -> Self {
+        let procfs = Procfs::from(kernel);
+        let processes = processes.map_or_else(|| procfs.clone(), |root| Procfs::new(root, None));
+        let host = Host { procfs, state_dir: PathBuf::new(), format: output.output };
+        let whose = pod.map(Whose::Pod).or(pid.map(Whose::Process));
+        (host, Elsewhere { processes, logs: container_logs }, whose)
     }
 }
 

@@ -31,7 +31,10 @@ fn main() -> ExitCode {
             let (host, scope) = arguments.into();
             host.restore(&scope)
         }
-        Command::Observe(arguments) => Host::from(arguments).observe(),
+        Command::Observe(arguments) => {
+            let (host, elsewhere, whose) = arguments.into();
+            whose.map_or_else(|| host.observe(&elsewhere), |whose| host.observe_one(&elsewhere, &whose))
+        }
     };
     let exit = result.unwrap_or_else(|error| {
         eprintln!("{error}");

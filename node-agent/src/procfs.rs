@@ -120,6 +120,11 @@ impl Procfs {
         self.folder().join(sysctl.file())
     }
 
+    /// Where it is mounted.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The folder `sys/net/ipv4`, in which every file that is written lies.
     pub fn folder(&self) -> PathBuf {
         self.sysctls.join("ipv4")
@@ -248,6 +253,14 @@ impl Procfs {
             text.trim().parse().map_err(|_| content(path, &text, "a decimal number"))
         };
         Ok((number("nf_conntrack_count")?, number("nf_conntrack_max")?))
+    }
+
+    /// The name of a process's program.
+    ///
+    /// # Errors
+    /// Where it cannot be read, as where the process has ended.
+    pub fn program(&self, pid: u32) -> Result<String, Error> {
+        Ok(read(&self.root.join(format!("{pid}/comm")))?.trim_end().to_string())
     }
 
     /// The machine's memory.

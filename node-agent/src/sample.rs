@@ -3,9 +3,13 @@
 //! What is not known is absent, and everything that is known has its age.
 
 pub mod budget;
+pub mod inside;
+pub mod names;
+pub mod namespaces;
 pub mod own;
 pub mod pods;
 pub mod ports;
+pub mod text;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -21,6 +25,8 @@ use self::own::Own;
 use self::pods::Pods;
 use crate::node::Moment;
 use crate::procfs::Procfs;
+
+pub use self::names::PodName;
 
 /// Something that was found out, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,15 +127,6 @@ pub struct PodCounts {
     pub overflows_per_minute: Option<u64>,
     /// State by state; unknown until its turn has come.
     pub states: Option<Dated<SocketCounts>>,
-}
-
-/// A pod.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PodName {
-    /// Its Kubernetes namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
 }
 
 /// How the pods' namespaces are counted.

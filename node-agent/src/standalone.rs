@@ -3,6 +3,7 @@
 //! Results go to stdout, what went wrong to stderr, once, and the [`Exit`] says how it ended.
 
 mod merge;
+mod pods;
 mod print;
 mod source;
 
@@ -34,6 +35,7 @@ use crate::watchdog::Watchdog;
 use self::print::{Observation, Observed, Report, Row, Seen, print};
 use self::source::Desired;
 
+pub use self::pods::{Elsewhere, Whose};
 pub use self::print::Format;
 pub use self::source::Source;
 
@@ -102,6 +104,9 @@ pub enum Error {
     /// What was written in this life of the namespace cannot be told.
     #[error(transparent)]
     Obstacle(#[from] Obstacle),
+    /// A network namespace that was asked for cannot be seen.
+    #[error("{0}")]
+    Unseen(String),
     /// The result could not be printed, or signals cannot be received.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -112,7 +117,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Invalid(_) => Exit::Invalid,
-            Self::Read { .. } | Self::Obstacle(_) | Self::Io(_) => Exit::Failed,
+            Self::Read { .. } | Self::Obstacle(_) | Self::Unseen(_) | Self::Io(_) => Exit::Failed,
         }
     }
 }
@@ -224,11 +229,21 @@ impl Host {
         Ok(exit(&turn))
     }
 
-    /// Shows what the kernel holds and how many sockets are closing.
+    /// Shows one other network namespace.
+    ///
+    /// # Errors
+    /// Where it cannot be seen, or the result cannot be printed.
+    pub fn observe_one(&self, elsewhere: &Elsewhere, whose: &Whose) -> Result<Exit, Error> {
+        let inside = elsewhere.read(whose, Timestamp::now()).map_err(Error::Unseen)?;
+        print(&inside, self.format)?;
+        Ok(Exit::Done)
+    }
+
+    /// Shows what the kernel holds and how many sockets are closing, here and in other network namespaces.
     ///
     /// # Errors
     /// Where the result cannot be printed.
-    pub fn observe(&self) -> Result<Exit, Error> {
+    pub fn observe(&self, elsewhere: &Elsewhere) -> Result<Exit, Error> {
         let sample = sock_diag::sample(&self.procfs);
         let observation = Observation {
             node: self.facts(),
@@ -238,6 +253,7 @@ impl Host {
                 machine_orphans: sample.machine_orphans,
                 unattributed_orphans: None,
             }),
+            pods: elsewhere.count(Timestamp::now()),
         };
         print(&observation, self.format)?;
         if let Err(error) = sample {

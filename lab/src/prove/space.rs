@@ -28,7 +28,7 @@ use crate::{
 /// An address that the kernel does not take for loopback, although `lo` has it: one of those kept for documentation.
 pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Below the ports that connect() chooses from, whatever ip_local_port_range is.
-const PORT: u16 = 80;
+pub(crate) const PORT: u16 = 80;
 /// Within one machine a state is reached at once; a busy one may take longer, and while another thread starts a program,
 /// its child has every socket open for a moment.
 pub(crate) const SETTLE: Duration = Duration::from_secs(5);

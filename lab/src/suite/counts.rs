@@ -30,8 +30,13 @@ const DEADLINE: Duration = Duration::from_secs(90);
 /// The counts of a status, under the names of a witness.
 fn reported(status: &Value) -> Option<(SocketCounts, u64)> {
     let sockets = &status["status"]["sockets"];
+    Some((states(sockets)?, sockets["machineOrphans"].as_u64()?))
+}
+
+/// Counts by state, under the names of a witness.
+pub(super) fn states(sockets: &Value) -> Option<SocketCounts> {
     let count = |name: &str| sockets[name].as_u64();
-    let listed = SocketCounts {
+    Some(SocketCounts {
         time_wait: count("timeWait")?,
         fin_wait1: count("finWait1")?,
         fin_wait2: count("finWait2")?,
@@ -42,8 +47,7 @@ fn reported(status: &Value) -> Option<(SocketCounts, u64)> {
         zero_window_orphans: count("zeroWindowOrphans")?,
         fin_wait2_held: count("finWait2Held")?,
         unaccepted: count("unaccepted")?,
-    };
-    Some((listed, count("machineOrphans")?))
+    })
 }
 
 /// Waits until a node reports exactly what the witnesses see before and after the report is read, and what the test made

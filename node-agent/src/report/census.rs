@@ -7,7 +7,7 @@ use tcp_close::reach::Reach;
 use tcp_close::sockets::SocketCounts;
 
 use super::clip;
-use crate::sample::{Census, Dated, Pair, PodCensus, PodCounts, PortUse};
+use crate::sample::{self, Census, Dated, Pair, PodCensus, PodCounts, PortUse};
 
 /// The most ports, pairs and pods that fit the schema.
 const PORTS_MAX: usize = 10;
@@ -78,12 +78,7 @@ pub(crate) fn conntrack(census: &Census) -> Option<Conntrack> {
 /// Ports in use; addresses only where peers are to be reported.
 pub(crate) fn ports(census: &Census, report_peers: bool) -> Option<Ports> {
     let Dated { value: PortUse { behind, pairs, available }, at } = census.ports.as_ref()?;
-    let most = behind.iter().take(PORTS_MAX).map(|behind| PortCount {
-        state: behind.state.name().into(),
-        side: if behind.local { Side::Local } else { Side::Remote },
-        port: behind.port,
-        sockets: behind.sockets,
-    });
+    let most = behind.iter().take(PORTS_MAX).copied().map(port_count);
     let pair = |pair: &Pair| PairUse {
         source: report_peers.then(|| pair.source.to_string()),
         destination: report_peers.then(|| pair.destination.0.to_string()),
@@ -96,6 +91,16 @@ pub(crate) fn ports(census: &Census, report_peers: bool) -> Option<Ports> {
         pairs: pairs.iter().take(PAIRS_MAX).map(pair).collect(),
         measured_at: Some(Time(*at)),
     })
+}
+
+/// The sockets behind one port.
+pub(crate) fn port_count(behind: sample::PortCount) -> PortCount {
+    PortCount {
+        state: behind.state.name().into(),
+        side: if behind.local { Side::Local } else { Side::Remote },
+        port: behind.port,
+        sockets: behind.sockets,
+    }
 }
 
 /// The pods' namespaces, or why nothing is known of them.

@@ -7,6 +7,8 @@ use clap::ValueEnum;
 use crds::node::{NodeFacts, Sockets, SysctlStatus};
 use serde::Serialize;
 
+use super::pods::PodsSeen;
+
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub enum Format {
@@ -58,6 +60,7 @@ pub(super) struct Observation {
     /// Absent means unknown, never 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sockets: Option<Sockets>,
+    pub(super) pods: PodsSeen,
 }
 
 /// What the kernel holds.
@@ -144,15 +147,18 @@ impl Printed for Observation {
         });
         let mut text = aligned(&[head].into_iter().chain(rows).collect::<Vec<_>>());
         text.push('\n');
-        // The names of a status, which are those that the type has when it is written.
-        let counts = serde_yaml::to_value(&self.sockets).unwrap_or_default();
-        let head = ["SOCKETS", "COUNT"].map(str::to_owned);
-        let rows = counts.as_mapping().into_iter().flatten().map(|(name, count)| {
-            [name, count].map(|value| serde_yaml::to_string(value).unwrap_or_default().trim().to_owned())
-        });
-        let rows: Vec<_> = [head].into_iter().chain(rows).collect();
-        text + &aligned(&rows)
+        text + &counts(&self.sockets) + &self.pods.table()
     }
+}
+
+/// Counts under the names of a status, which are those that the type has when it is written.
+pub(super) fn counts(sockets: &impl Serialize) -> String {
+    let counts = serde_yaml::to_value(sockets).unwrap_or_default();
+    let head = ["SOCKETS", "COUNT"].map(str::to_owned);
+    let rows = counts.as_mapping().into_iter().flatten().map(|(name, count)| {
+        [name, count].map(|value| serde_yaml::to_string(value).unwrap_or_default().trim().to_owned())
+    });
+    aligned(&[head].into_iter().chain(rows).collect::<Vec<_>>())
 }
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
@@ -165,7 +171,7 @@ fn number(value: Option<i64>) -> String {
 }
 
 /// Columns as wide as their longest cell, two blanks apart; nothing follows the last one.
-fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+pub(super) fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; COLUMNS] = std::array::from_fn(width);
     let mut text = String::new();
