@@ -106,6 +106,8 @@ fn under_strace(spec: &mut Value) {
     // What the chart gives is meant for the agent alone.
     spec["containers"][0]["resources"] = json!({});
     spec["restartPolicy"] = json!("Never");
+    // For now the chart's own agents are selected nowhere.
+    spec["nodeSelector"] = json!({});
 }
 
 fn push(spec: &mut Value, list: &str, item: Value) {
