@@ -20,7 +20,7 @@ struct Args {
     /// Its name among its replicas.
     #[arg(long, env = "POD_NAME")]
     identity: String,
-    /// Where /healthz and /readyz are answered.
+    /// Where /healthz, /readyz and /metrics are answered.
     #[arg(long, env = "HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
     health_address: SocketAddr,
     /// How it logs. RUST_LOG selects what; absent: info.

@@ -3,6 +3,7 @@
 
 pub mod class;
 pub mod condition;
+pub mod fleet;
 mod sums;
 mod verdict;
 mod worst;
@@ -81,7 +82,7 @@ fn summarise_decoded(
         observed_generation: tuning.generation,
         conditions: condition::conditions(&verdict::conclude(&scene), past, now.wall),
         nodes: Some(counts(&scene)),
-        sockets: sums::sums(&scene.findings),
+        sockets: sums::sums(scene.findings.iter().filter_map(|finding| finding.sockets)),
         worst: worst::worst(&scene.findings),
         refusals: worst::refusals(&scene.findings),
     }

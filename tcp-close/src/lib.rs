@@ -9,6 +9,7 @@ pub mod contention;
 pub mod counters;
 pub mod judge;
 pub mod kernel;
+pub mod metric;
 pub mod order;
 pub mod peak;
 pub mod plan;

@@ -1,14 +1,14 @@
 //! Sums of closing sockets over the nodes that are heard. A count that is unknown adds nothing and is not 0.
 
+use crds::node::Sockets;
 use crds::tuning::{SocketMaxima, SocketSums};
 use tcp_close::sockets::two_digits;
 
-use super::class::Finding;
 use super::count;
 
 /// Sums and maxima, to two significant digits; `None` where no node's counts are known.
-pub(super) fn sums(findings: &[Finding<'_>]) -> Option<SocketSums> {
-    let counted: Vec<_> = findings.iter().filter_map(|finding| finding.sockets).collect();
+pub(super) fn sums<'a>(counted: impl Iterator<Item = &'a Sockets>) -> Option<SocketSums> {
+    let counted: Vec<_> = counted.collect();
     if counted.is_empty() {
         return None;
     }
