@@ -18,7 +18,9 @@ use tcp_close::rule;
 use crate::definition::sysctl_schema;
 
 pub use selector::{NodeSelector, NodeSelectorRequirement, SelectorOperator};
-pub use status::{NodeCounts, RefusalSummary, SocketMaxima, SocketSums, TcpCloseTuningStatus, WorstNode};
+pub use status::{
+    Coverage, NodeCounts, RateSums, RefusalSummary, SocketMaxima, SocketSums, TcpCloseTuningStatus, WorstNode,
+};
 
 /// Says how a set of nodes shall close TCP connections: which nodes, and which sysctls. What is absent is not touched.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

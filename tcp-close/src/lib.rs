@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod order;
 pub mod peak;
 pub mod plan;
+pub mod reach;
 pub mod rule;
 pub mod sockets;
 mod sysctl;

@@ -21,7 +21,7 @@ pub struct TcpCloseTuningStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<NodeCounts>,
     /// Closing sockets in the nodes' own network namespaces, summed over the nodes that match, to two significant digits.
-    /// Pods have namespaces of their own and are not counted.
+    /// Pods have namespaces of their own and are not counted, but in `coverage`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sockets: Option<SocketSums>,
     /// The nodes that need a look most, at most 10, with the reason.
@@ -86,6 +86,49 @@ pub struct SocketSums {
     pub nodes: u32,
     /// The largest count of a single node, state by state.
     pub highest: SocketMaxima,
+    /// How connections end, as events per minute, summed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<RateSums>,
+    /// How much of the nodes' TIME_WAIT the tuning reaches at all. Absent where pods are not counted, and where nothing
+    /// closes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
+}
+
+/// Events per minute in the nodes' own network namespaces. One that no node can tell is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RateSums {
+    /// Connections that skipped TIME_WAIT because net.ipv4.tcp_max_tw_buckets was reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overflows: Option<u64>,
+    /// Connections that were given up or reset, all kinds together: for lack of memory, after a timeout, with unread data,
+    /// with data that came too late, and by a program's TCP_LINGER2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aborts: Option<u64>,
+    /// Resets sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resets_sent: Option<u64>,
+    /// Ports in TIME_WAIT that connect() took over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused: Option<u64>,
+    /// Nodes whose rates are in the sums.
+    pub nodes: u32,
+}
+
+/// Which part of the sockets in TIME_WAIT and FIN_WAIT2 after close() is in network namespaces that a tuning reaches. Pods
+/// have their own and do not inherit the node's sysctls; those on the host's network share the node's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Coverage {
+    /// The percentage in the nodes' own namespaces, which the tuning reaches, rounded down.
+    pub percent: u32,
+    /// How many are in the nodes' own namespaces.
+    pub in_nodes: u64,
+    /// How many are in the pods' namespaces, which the tuning does not reach.
+    pub in_pods: u64,
+    /// Nodes that know both.
+    pub nodes: u32,
 }
 
 /// The largest count of a single node.
