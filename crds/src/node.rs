@@ -3,6 +3,9 @@
 // False alarm: each `printcolumn` has its own `type_`.
 #![allow(clippy::duplicated_attributes)]
 
+mod pods;
+mod sockets;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -10,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
 use crate::tuning::{DriftPolicyName, RemovalPolicy, Safety, Sysctls};
+
+pub use pods::{PodCounts, Pods};
+pub use sockets::{Conntrack, PairUse, PortCount, Ports, Rates, Side, Sockets, Sockstat, States};
 
 /// What the operator orders on one node, and what that node's agent reports. Written by programs only.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -187,9 +193,25 @@ pub struct TcpCloseNodeStatus {
     #[schemars(length(max = 64))]
     pub observe: Vec<ObservedStatus>,
     /// Closing sockets in the node's own network namespace. Absent means unknown, never 0. Pods have namespaces of
-    /// their own and are not counted.
+    /// their own and are not counted here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sockets: Option<Sockets>,
+    /// What the kernel counts itself in the node's own network namespace. Known even where the states are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockstat: Option<Sockstat>,
+    /// How connections end in the node's own network namespace, as events per minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Rates>,
+    /// The connection tracker's table in the node's own network namespace, read just before the report. Absent where there is
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conntrack: Option<Conntrack>,
+    /// The ports behind the closing sockets of the node's own network namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Ports>,
+    /// Closing sockets in the network namespaces of pods. Absent where pods are not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<Pods>,
 }
 
 /// Facts about a node.
@@ -235,6 +257,10 @@ pub struct SysctlStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub changed_by: Option<String>,
+    /// How connections ended on the node before the agent last wrote it, to compare with `status.rates` since. Kept until the
+    /// next change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates_before: Option<Rates>,
     /// How often another program has changed it since the agent started, and was put right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drifts: Option<u32>,
@@ -275,29 +301,4 @@ pub struct ObservedStatus {
     /// Its sysctls: Applied (it has that value already), WouldChange, WouldRefuse, Unsupported, Failed.
     #[schemars(length(max = 32))]
     pub sysctls: Vec<SysctlStatus>,
-}
-
-/// Closing sockets of one network namespace, IPv4 and IPv6 together.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Sockets {
-    /// In TIME_WAIT; FIN_WAIT2 is not among them.
-    pub time_wait: u64,
-    /// Full sockets without an owner in FIN_WAIT1, CLOSING, LAST_ACK or FIN_WAIT2.
-    pub orphans: u64,
-    /// In FIN_WAIT1: our FIN is not acknowledged.
-    pub fin_wait1: u64,
-    /// In FIN_WAIT2: the peer has not closed. With an owner, or after close().
-    pub fin_wait2: u64,
-    /// In CLOSING: both closed at once.
-    pub closing: u64,
-    /// In CLOSE_WAIT: the peer has closed, a program here has not. No sysctl helps; the program leaks.
-    pub close_wait: u64,
-    /// In LAST_ACK: the peer's acknowledgement of our FIN is missing.
-    pub last_ack: u64,
-    /// Orphans of the whole machine, all its namespaces together, pods' included. Nodes that are containers on one
-    /// machine all show the same number: it must not be added up.
-    pub machine_orphans: u64,
-    /// When they were counted.
-    pub measured_at: Option<Time>,
 }

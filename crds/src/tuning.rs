@@ -3,6 +3,9 @@
 // False alarm: each `printcolumn` has its own `type_`.
 #![allow(clippy::duplicated_attributes)]
 
+mod selector;
+mod status;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::CustomResource;
@@ -12,8 +15,12 @@ use tcp_close::Sysctl;
 use tcp_close::order::{ClientsBehindNat, DriftPolicy};
 use tcp_close::rule;
 
-use crate::condition::Condition;
 use crate::definition::sysctl_schema;
+
+pub use selector::{NodeSelector, NodeSelectorRequirement, SelectorOperator};
+pub use status::{
+    Coverage, NodeCounts, RateSums, RefusalSummary, SocketMaxima, SocketSums, TcpCloseTuningStatus, WorstNode,
+};
 
 /// Says how a set of nodes shall close TCP connections: which nodes, and which sysctls. What is absent is not touched.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -132,91 +139,6 @@ pub enum RemovalPolicy {
     Restore,
     /// They stay.
     Keep,
-}
-
-/// Nodes by their labels. All of matchLabels and matchExpressions must be true.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct NodeSelector {
-    /// Labels that a node must have, with these values.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32), schema_with = "labels_schema")]
-    pub match_labels: BTreeMap<String, String>,
-    /// Conditions on a node's labels.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
-    pub match_expressions: Vec<NodeSelectorRequirement>,
-}
-
-fn labels_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "object", "additionalProperties": { "type": "string", "maxLength": 63 } })
-}
-
-/// A condition on one label.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct NodeSelectorRequirement {
-    /// The label's key.
-    #[schemars(length(min = 1, max = 317))]
-    pub key: String,
-    /// How the label is compared with the values. In and NotIn need values; Exists and DoesNotExist take none.
-    pub operator: SelectorOperator,
-    /// What it is compared with.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(max = 63)))]
-    pub values: Vec<String>,
-}
-
-/// How a label is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum SelectorOperator {
-    /// It has one of the values.
-    In,
-    /// It has none of the values, or is absent.
-    NotIn,
-    /// It is there.
-    Exists,
-    /// It is absent.
-    DoesNotExist,
-}
-
-impl NodeSelector {
-    /// Why one that [is empty](Self::is_empty) is refused.
-    pub const EMPTY: &str = "must not be empty: say which nodes with matchLabels or matchExpressions (it is a label \
-                             selector; a pod's nodeSelector goes under matchLabels). For every node: matchLabels: \
-                             {kubernetes.io/os: linux}";
-
-    /// Whether it says nothing about a node's labels.
-    pub fn is_empty(&self) -> bool {
-        self.match_labels.is_empty() && self.match_expressions.is_empty()
-    }
-
-    /// Whether a node with these labels is selected. An empty selector, which no schema lets through, selects nothing.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        !self.is_empty()
-            && self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
-            && self.match_expressions.iter().all(|requirement| requirement.matches(labels))
-    }
-}
-
-impl NodeSelectorRequirement {
-    /// Why one whose values [do not suit](Self::values_suit) its operator is refused.
-    pub const VALUES: &str = "operators In and NotIn need values; Exists and DoesNotExist take none";
-
-    /// Whether there are values if the operator needs them, and only then.
-    pub fn values_suit(&self) -> bool {
-        let needed = matches!(self.operator, SelectorOperator::In | SelectorOperator::NotIn);
-        needed != self.values.is_empty()
-    }
-
-    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let label = labels.get(&self.key);
-        match self.operator {
-            SelectorOperator::In => label.is_some_and(|value| self.values.contains(value)),
-            SelectorOperator::NotIn => label.is_none_or(|value| !self.values.contains(value)),
-            SelectorOperator::Exists => label.is_some(),
-            SelectorOperator::DoesNotExist => label.is_none(),
-        }
-    }
 }
 
 /// The sysctls of a tuning.
@@ -370,178 +292,9 @@ impl TcpCloseTuningSpec {
     }
 }
 
-/// What the operator has found. Written by the operator alone.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TcpCloseTuningStatus {
-    /// The generation of the spec that this status is about; -1 until the operator has looked at it once.
-    #[serde(default)]
-    pub observed_generation: i64,
-    /// Ready, Reconciling, Stalled, Conflicted, Drifted.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-    /// The nodes that match, by how far they are. Every node that matches is in exactly one of updated, pending, refused,
-    /// failed and stale.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nodes: Option<NodeCounts>,
-    /// Closing sockets in the nodes' own network namespaces, summed over the nodes that match, to two significant digits.
-    /// Pods have namespaces of their own and are not counted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sockets: Option<SocketSums>,
-    /// The nodes that need a look most, at most 10, with the reason.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub worst: Vec<WorstNode>,
-    /// The rules that forbid something that this tuning orders, with the evidence.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["rule"]))]
-    pub refusals: Vec<RefusalSummary>,
-}
-
-/// The nodes that match, by how far they are.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct NodeCounts {
-    /// Updated of matched, as in `3/5`.
-    #[schemars(length(max = 32))]
-    pub summary: String,
-    /// All nodes that the selector matches.
-    pub matched: u32,
-    /// Everything that the tuning orders there is in force (in mode Observe: has been reported on).
-    pub updated: u32,
-    /// Ordered and not yet acknowledged.
-    pub pending: u32,
-    /// A rule forbids something there.
-    pub refused: u32,
-    /// A write failed there, another program's change stands there, or the agent has been missing for 5 minutes on a Ready
-    /// node.
-    pub failed: u32,
-    /// The node is not Ready, or its agent has been silent for 3 report intervals.
-    pub stale: u32,
-    /// Among them: nodes that lack one of the sysctls.
-    pub unsupported: u32,
-    /// Among them: nodes where another tuning orders one of the sysctls.
-    pub overridden: u32,
-    /// Among them: nodes where another program changed one of the sysctls, now or in the last report.
-    pub drifted: u32,
-    /// Nodes that no longer match and are being put back.
-    pub restoring: u32,
-}
-
-/// Sums and the largest count of a single node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SocketSums {
-    /// Sockets in TIME_WAIT.
-    pub time_wait: u64,
-    /// Sockets that their program has closed and the peer has not, without FIN_WAIT2 mini-sockets.
-    pub orphans: u64,
-    /// Sockets in FIN_WAIT1.
-    pub fin_wait1: u64,
-    /// Sockets in FIN_WAIT2.
-    pub fin_wait2: u64,
-    /// Sockets in CLOSING.
-    pub closing: u64,
-    /// Sockets in CLOSE_WAIT.
-    pub close_wait: u64,
-    /// Sockets in LAST_ACK.
-    pub last_ack: u64,
-    /// Nodes whose counts are in the sums. A node whose counts are unknown is not among them, and adds nothing.
-    pub nodes: u32,
-    /// The largest count of a single node, state by state.
-    pub highest: SocketMaxima,
-}
-
-/// The largest count of a single node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SocketMaxima {
-    /// Sockets in TIME_WAIT.
-    pub time_wait: u64,
-    /// Orphans.
-    pub orphans: u64,
-    /// Sockets in FIN_WAIT1.
-    pub fin_wait1: u64,
-    /// Sockets in FIN_WAIT2.
-    pub fin_wait2: u64,
-    /// Sockets in CLOSING.
-    pub closing: u64,
-    /// Sockets in CLOSE_WAIT.
-    pub close_wait: u64,
-    /// Sockets in LAST_ACK.
-    pub last_ack: u64,
-}
-
-/// A node that needs a look.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct WorstNode {
-    /// Its name.
-    #[schemars(length(max = 253))]
-    pub name: String,
-    /// Failed, Contended, Drifted, Refused, Stale, Pending, AtRisk; for a node where all is well, Sockets: it has the most
-    /// that close.
-    #[schemars(length(max = 64))]
-    pub reason: String,
-    /// What is wrong there.
-    #[schemars(length(max = 512))]
-    pub message: String,
-}
-
-/// A rule and the nodes where it forbids something.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RefusalSummary {
-    /// The id of the rule.
-    #[schemars(length(max = 64))]
-    pub rule: String,
-    /// What was ordered, the facts that led to the refusal on the first of the nodes, and what to do instead.
-    #[schemars(length(max = 512))]
-    pub message: String,
-    /// How many nodes.
-    pub nodes: u32,
-    /// The first of them by name, at most 3.
-    #[schemars(length(max = 3), inner(length(max = 253)))]
-    pub names: Vec<String>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(key, value)| ((*key).to_string(), (*value).to_string())).collect()
-    }
-
-    fn requirement(operator: SelectorOperator, values: &[&str]) -> NodeSelector {
-        let values = values.iter().map(ToString::to_string).collect();
-        NodeSelector {
-            match_expressions: vec![NodeSelectorRequirement { key: "pool".into(), operator, values }],
-            ..NodeSelector::default()
-        }
-    }
-
-    #[test]
-    fn an_empty_selector_selects_nothing() {
-        assert!(!NodeSelector::default().matches(&labels(&[("pool", "web")])));
-    }
-
-    #[test]
-    fn operators_compare_as_in_a_label_selector() {
-        for (operator, values, on_web, on_none) in [
-            (SelectorOperator::In, &["web", "db"][..], true, false),
-            (SelectorOperator::In, &["db"][..], false, false),
-            (SelectorOperator::NotIn, &["db"][..], true, true),
-            (SelectorOperator::NotIn, &["web"][..], false, true),
-            (SelectorOperator::Exists, &[][..], true, false),
-            (SelectorOperator::DoesNotExist, &[][..], false, true),
-        ] {
-            let selector = requirement(operator, values);
-            assert_eq!(selector.matches(&labels(&[("pool", "web")])), on_web, "{operator:?} {values:?}");
-            assert_eq!(selector.matches(&labels(&[])), on_none, "{operator:?} {values:?}");
-        }
-    }
 
     #[test]
     fn every_sysctl_of_the_catalogue_has_its_field() {

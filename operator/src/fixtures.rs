@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crds::node::{EntryAction, ObservedStatus, Sockets, SysctlEntry, SysctlStatus};
+use crds::node::{EntryAction, ObservedStatus, Sockets, States, SysctlEntry, SysctlStatus};
 use crds::tuning::{Mode, NodeSelector, RemovalPolicy, Sysctls, TcpCloseTuningSpec};
 use crds::{TcpCloseNode, TcpCloseNodeSpec, TcpCloseNodeStatus, TcpCloseTuningStatus, revision};
 use jiff::Timestamp;
@@ -286,9 +286,14 @@ fn acknowledge(object: &TcpCloseNode) -> TcpCloseNodeStatus {
         observed_revision: Some(object.spec.revision.clone()),
         sysctls: rows.collect(),
         observe: observe.collect(),
-        sockets: Some(Sockets { time_wait: 1234, orphans: 1, ..Sockets::default() }),
+        sockets: Some(counted(1234, 1)),
         ..TcpCloseNodeStatus::default()
     }
+}
+
+/// What an agent counted.
+pub(crate) fn counted(time_wait: u64, orphans: u64) -> Sockets {
+    Sockets { states: States { time_wait, orphans, ..States::default() }, ..Sockets::default() }
 }
 
 fn row(name: &str) -> SysctlStatus {

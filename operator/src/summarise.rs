@@ -82,7 +82,7 @@ fn summarise_decoded(
         observed_generation: tuning.generation,
         conditions: condition::conditions(&verdict::conclude(&scene), past, now.wall),
         nodes: Some(counts(&scene)),
-        sockets: sums::sums(scene.findings.iter().filter_map(|finding| finding.sockets)),
+        sockets: sums::sums(scene.findings.iter().filter_map(|finding| finding.report)),
         worst: worst::worst(&scene.findings),
         refusals: worst::refusals(&scene.findings),
     }

@@ -13,6 +13,7 @@ pub mod metric;
 pub mod order;
 pub mod peak;
 pub mod plan;
+pub mod reach;
 pub mod rule;
 pub mod sockets;
 mod sysctl;

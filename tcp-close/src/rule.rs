@@ -17,6 +17,7 @@ use std::ops::RangeInclusive;
 use crate::Sysctl;
 use crate::kernel::NodeFacts;
 use crate::order::{ClientsBehindNat, Reading, Readings};
+use crate::reach::Reach;
 
 pub use table::RULES;
 
@@ -67,7 +68,7 @@ pub enum Sees {
     Object(Predicate),
     /// The bounds of the catalogue, which are the schema's.
     Bounds,
-    /// Nothing: it is said once of everything that is ordered.
+    /// No value: it is said once of everything that is ordered, with the share that it reaches.
     EveryOrder,
     /// The node.
     Node {
@@ -222,10 +223,17 @@ pub fn opine_on_precedence(
     })
 }
 
-/// What is said once of everything that is ordered.
-pub fn said_of_every_order() -> impl Iterator<Item = Remark> {
+/// What is said once of everything that is ordered, with the share that it reaches where that is known.
+pub fn said_of_every_order(reach: Option<Reach>) -> impl Iterator<Item = Remark> {
+    let share = reach.and_then(|reach| Some((reach.percent()?, reach.all())));
+    let figures = share.map(|(percent, all)| {
+        format!(
+            " (of the {all} sockets here in TIME_WAIT, or in FIN_WAIT2 after close(), {percent} % are in the node's own)"
+        )
+    });
+    let figures = figures.unwrap_or_default();
     let rules = RULES.iter().filter(|rule| matches!(rule.sees, Sees::EveryOrder));
-    rules.map(|rule| Remark { rule: rule.id, message: rule.said(rule.wrong) })
+    rules.map(move |rule| Remark { rule: rule.id, message: rule.said(&format!("{}{figures}", rule.wrong)) })
 }
 
 /// The ids that `safety.acknowledge` may hold: those of all cautions.

@@ -127,7 +127,7 @@ const NOT_USED: &str =
     "nodeSelector, rollout and removalPolicy are not used without a cluster: the file is for this host";
 
 fn said_of_every_order() -> impl Iterator<Item = String> {
-    rule::said_of_every_order().map(|remark| format!("{} ({})", remark.message, remark.rule))
+    rule::said_of_every_order(None).map(|remark| format!("{} ({})", remark.message, remark.rule))
 }
 
 impl Desired {

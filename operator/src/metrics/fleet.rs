@@ -1,12 +1,14 @@
 //! The fleet as metrics: what the statuses say, at the moment when they were computed.
 
+use std::fmt::Debug;
 use std::sync::atomic::AtomicU64;
 
 use crds::TcpCloseTuningStatus;
 use crds::condition::ConditionStatus;
-use crds::tuning::{NodeCounts, SocketMaxima, SocketSums};
+use crds::tuning::{Coverage, NodeCounts, RateSums, SocketMaxima, SocketSums};
+use prometheus_client::encoding::EncodeGaugeValue;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{Atomic, Gauge};
 use prometheus_client::registry::Registry;
 use tcp_close::metric;
 use tcp_close::sockets::State;
@@ -21,7 +23,7 @@ pub const TUNINGS_MAX: usize = 200;
 /// A tuning, and its status as it was computed last.
 pub type Summary<'a> = (&'a Tuning, TcpCloseTuningStatus);
 /// Labels and a value.
-type Sample = (Vec<(&'static str, String)>, u64);
+type Sample<N = u64> = (Vec<(&'static str, String)>, N);
 
 /// The metrics of a fleet with these tunings, sorted by name.
 pub fn registry(fleet: &Fleet, tunings: &[Summary<'_>]) -> Registry {
@@ -35,6 +37,7 @@ pub fn registry(fleet: &Fleet, tunings: &[Summary<'_>]) -> Registry {
     page.one("tunings_left_out", help, left_out);
     progress(&mut page, shown);
     tuning_sockets(&mut page, shown);
+    reach(&mut page, shown);
     page.0
 }
 
@@ -69,6 +72,27 @@ fn fleet_sockets(page: &mut Page, sums: Option<&SocketSums>) {
         "fleet_counted_nodes",
         "Linux nodes whose sockets are in the sums",
         sums.map(|sums| plain(sums.nodes.into())),
+    );
+    page.each(
+        "fleet_events_per_minute",
+        "How often connections end in which way, in the network namespaces of all Linux nodes, pods' not among them",
+        sums.and_then(|sums| sums.rates.as_ref()).into_iter().flat_map(events),
+    );
+    let coverage = sums.and_then(|sums| sums.coverage.as_ref());
+    page.each(
+        "fleet_nodes_mini_sockets",
+        "TIME_WAIT and FIN_WAIT2 after close() in the network namespaces of Linux nodes that count their pods too",
+        coverage.map(|coverage| plain(coverage.in_nodes)),
+    );
+    page.each(
+        "fleet_pods_mini_sockets",
+        "TIME_WAIT and FIN_WAIT2 after close() in the network namespaces of pods, which sysctls of nodes do not reach",
+        coverage.map(|coverage| plain(coverage.in_pods)),
+    );
+    page.each(
+        "fleet_coverage_ratio",
+        "The part of TIME_WAIT and FIN_WAIT2 after close() that is in the nodes' own network namespaces",
+        coverage.map(ratio),
     );
 }
 
@@ -176,6 +200,37 @@ fn tuning_sockets(page: &mut Page, tunings: &[Summary<'_>]) {
     );
 }
 
+/// How much of what closes the tunings reach, and how it ends.
+fn reach(page: &mut Page, tunings: &[Summary<'_>]) {
+    fn coverage(status: &TcpCloseTuningStatus) -> Option<&Coverage> {
+        status.sockets.as_ref()?.coverage.as_ref()
+    }
+    page.per_tuning(
+        "tuning_events_per_minute",
+        "How often connections end in which way, in the network namespaces of the nodes that the tuning matches",
+        tunings,
+        |status| status.sockets.as_ref().and_then(|sums| sums.rates.as_ref()).map(events).unwrap_or_default(),
+    );
+    page.per_tuning(
+        "tuning_nodes_mini_sockets",
+        "TIME_WAIT and FIN_WAIT2 after close() in the network namespaces of the tuning's nodes that count their pods too",
+        tunings,
+        |status| coverage(status).map(|coverage| plain(coverage.in_nodes)),
+    );
+    page.per_tuning(
+        "tuning_pods_mini_sockets",
+        "TIME_WAIT and FIN_WAIT2 after close() in the network namespaces of pods, which the tuning does not reach",
+        tunings,
+        |status| coverage(status).map(|coverage| plain(coverage.in_pods)),
+    );
+    page.per_tuning(
+        "tuning_coverage_ratio",
+        "The part of TIME_WAIT and FIN_WAIT2 after close() that is where the tuning reaches",
+        tunings,
+        |status| coverage(status).map(ratio),
+    );
+}
+
 fn states(sums: &SocketSums) -> impl Fn(State) -> u64 {
     |state| match state {
         State::FinWait1 => sums.fin_wait1,
@@ -202,8 +257,24 @@ fn by_state(sockets: impl Fn(State) -> u64) -> [Sample; 6] {
     State::ALL.map(|state| (vec![("state", metric::state(state).into())], sockets(state)))
 }
 
-fn plain(value: u64) -> Sample {
+fn plain<N>(value: N) -> Sample<N> {
     (Vec::new(), value)
+}
+
+/// Events that statuses add up; `abort` is every kind of them.
+fn events(rates: &RateSums) -> Vec<Sample> {
+    let RateSums { overflows, aborts, resets_sent, reused, nodes: _ } = *rates;
+    let rates = [
+        (metric::OVERFLOW, overflows),
+        ("abort", aborts),
+        (metric::RESET_SENT, resets_sent),
+        (metric::REUSED, reused),
+    ];
+    rates.into_iter().filter_map(|(event, rate)| Some((vec![("event", event.into())], rate?))).collect()
+}
+
+fn ratio(coverage: &Coverage) -> Sample<f64> {
+    plain(f64::from(coverage.percent) / 100.0)
 }
 
 /// A registry that takes gauges with their values.
@@ -215,26 +286,34 @@ impl Page {
     }
 
     /// A metric without a sample is left out.
-    fn each(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) {
-        let family = Family::<Vec<(&'static str, String)>, Gauge<u64, AtomicU64>>::default();
+    fn each<N>(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample<N>>)
+    where
+        N: EncodeGaugeValue + Debug + Send + Sync + 'static,
+        AtomicU64: Atomic<N>,
+    {
+        let family = Family::<Vec<(&'static str, String)>, Gauge<N, AtomicU64>>::default();
         for (labels, value) in samples {
             family.get_or_create(&labels).set(value);
         }
         self.0.register(name, help, family);
     }
 
-    fn per_tuning(
+    fn per_tuning<N, S>(
         &mut self,
         name: &str,
         help: &str,
         tunings: &[Summary<'_>],
-        samples: impl Fn(&TcpCloseTuningStatus) -> Vec<Sample>,
-    ) {
-        let of = |(tuning, status): &Summary<'_>| {
+        samples: impl Fn(&TcpCloseTuningStatus) -> S,
+    ) where
+        N: EncodeGaugeValue + Debug + Send + Sync + 'static,
+        AtomicU64: Atomic<N>,
+        S: IntoIterator<Item = Sample<N>>,
+    {
+        let all = tunings.iter().flat_map(|(tuning, status)| {
             let named = ("tuning", tuning.name.clone());
-            samples(status).into_iter().map(move |(labels, value)| ([vec![named.clone()], labels].concat(), value))
-        };
-        let all: Vec<_> = tunings.iter().flat_map(of).collect();
+            let of_one = samples(status).into_iter();
+            of_one.map(move |(labels, value)| ([vec![named.clone()], labels].concat(), value)).collect::<Vec<_>>()
+        });
         self.each(name, help, all);
     }
 }

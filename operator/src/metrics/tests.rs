@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 
-use crds::node::Sockets;
+use crds::node::{Pods, Rates, Sockstat};
 
 use super::fleet::{TUNINGS_MAX, registry};
 use super::*;
-use crate::fixtures::{Cluster, in_state, tuning};
+use crate::fixtures::{Cluster, counted, in_state, tuning};
 use crate::summarise::fleet::fleet;
 
 const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
@@ -55,6 +55,20 @@ fn documented() -> BTreeMap<String, String> {
 fn everything() -> Cluster {
     let mut cluster = Cluster::settled(&["n1", "n2"], vec![tuning("web", 30)]);
     cluster.agent_reports("n1", in_state("Refused", "no"));
+    cluster.agent_reports("n2", |status| {
+        let minis = |time_wait_and_fin_wait2| Sockstat { time_wait_and_fin_wait2, measured_at: None };
+        status.sockstat = Some(minis(100));
+        status.pods = Some(Pods { time_wait_and_fin_wait2: Some(300), ..Pods::default() });
+        status.rates = Some(Rates {
+            seconds: 60,
+            overflows: Some(7),
+            aborts_on_close: Some(2),
+            aborts_on_data: Some(1),
+            resets_sent: Some(3),
+            reused: Some(0),
+            ..Rates::default()
+        });
+    });
     cluster
 }
 
@@ -98,7 +112,7 @@ fn nodes_and_conditions_are_those_of_the_status() {
 fn sockets_are_added_up_once_for_the_fleet_and_once_for_each_tuning() {
     let mut cluster = Cluster::settled(&["n1", "n2"], vec![tuning("web", 30).on("n1")]);
     cluster.agent_reports("n2", |status| {
-        status.sockets = Some(Sockets { time_wait: 60_000, ..Sockets::default() });
+        status.sockets = Some(counted(60_000, 0));
     });
     shows(
         &shown(&mut cluster),
@@ -108,6 +122,23 @@ fn sockets_are_added_up_once_for_the_fleet_and_once_for_each_tuning() {
             "tcpclose_fleet_orphans 1",
             "tcpclose_tuning_sockets{tuning=\"web\",state=\"time_wait\"} 1200",
             "tcpclose_tuning_counted_nodes{tuning=\"web\"} 1",
+        ],
+    );
+}
+
+#[test]
+fn events_and_coverage_are_those_of_the_status() {
+    shows(
+        &shown(&mut everything()),
+        &[
+            "tcpclose_tuning_events_per_minute{tuning=\"web\",event=\"time_wait_overflow\"} 7",
+            "tcpclose_tuning_events_per_minute{tuning=\"web\",event=\"abort\"} 3",
+            "tcpclose_tuning_events_per_minute{tuning=\"web\",event=\"time_wait_reused\"} 0",
+            "tcpclose_fleet_events_per_minute{event=\"reset_sent\"} 3",
+            "tcpclose_tuning_coverage_ratio{tuning=\"web\"} 0.25",
+            "tcpclose_tuning_pods_mini_sockets{tuning=\"web\"} 300",
+            "tcpclose_fleet_nodes_mini_sockets 100",
+            "tcpclose_fleet_coverage_ratio 0.25",
         ],
     );
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crds::node::{EntryAction, Sockets, SysctlEntry, SysctlStatus};
+use crds::node::{EntryAction, SysctlEntry, SysctlStatus};
 use crds::state::State;
 use crds::tuning::Mode;
 use crds::{TcpCloseNode, TcpCloseNodeStatus, TcpCloseTuningSpec};
@@ -74,8 +74,8 @@ pub struct Finding<'a> {
     pub refused: Vec<&'a SysctlStatus>,
     /// In mode Observe: whether Enforce would write something.
     pub would_change: bool,
-    /// What its agent counted.
-    pub sockets: Option<&'a Sockets>,
+    /// What its agent reports, where it has been heard lately.
+    pub report: Option<&'a TcpCloseNodeStatus>,
 }
 
 /// What was found on every node that the tuning matches, by name.
@@ -105,7 +105,7 @@ pub fn find<'a>(
                 (finding.class, finding.message) = why;
             }
             if let (Some((order, status)), Some(wanted), true) = (report, wanted, finding.heard) {
-                finding.sockets = status.sockets.as_ref();
+                finding.report = Some(status);
                 let view = View { tuning, order, status, wanted, was_ready, history };
                 match spec.mode {
                     Mode::Enforce => finding.judge_enforced(&view),
@@ -201,7 +201,7 @@ impl<'a> Finding<'a> {
             at_risk: Vec::new(),
             refused: Vec::new(),
             would_change: false,
-            sockets: None,
+            report: None,
         }
     }
 

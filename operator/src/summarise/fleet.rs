@@ -36,6 +36,6 @@ pub fn fleet(snapshot: &Snapshot, resolution: &Resolution, history: &History, no
         matched: count(nodes.iter().filter(|(name, _)| is_matched(name)).count()),
         silent: count(nodes.len() - heard.len()),
         oldest_report: nodes.iter().map(|(name, _)| history.silence(name, now)).max().unwrap_or_default(),
-        sockets: sums::sums(heard.iter().filter_map(|(_, node)| snapshot.order_of(node)?.status.as_ref()?.sockets.as_ref())),
+        sockets: sums::sums(heard.iter().filter_map(|(_, node)| snapshot.order_of(node)?.status.as_ref())),
     }
 }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use crds::node::{Sockets, SysctlStatus};
+use crds::node::{States, SysctlStatus};
 use crds::tuning::{RefusalSummary, WorstNode};
 use tcp_close::sockets::two_digits;
 
@@ -62,16 +62,16 @@ fn worst_node(finding: &Finding<'_>, reason: &str, message: &str) -> WorstNode {
 }
 
 fn busy(finding: &Finding<'_>) -> Option<(u64, WorstNode)> {
-    let sockets = finding.sockets?;
+    let states = &finding.report?.sockets.as_ref()?.states;
     let counts = [
-        (sockets.time_wait, "TIME_WAIT"),
-        (sockets.fin_wait1, "FIN_WAIT1"),
-        (sockets.fin_wait2, "FIN_WAIT2"),
-        (sockets.closing, "CLOSING"),
-        (sockets.close_wait, "CLOSE_WAIT"),
-        (sockets.last_ack, "LAST_ACK"),
+        (states.time_wait, "TIME_WAIT"),
+        (states.fin_wait1, "FIN_WAIT1"),
+        (states.fin_wait2, "FIN_WAIT2"),
+        (states.closing, "CLOSING"),
+        (states.close_wait, "CLOSE_WAIT"),
+        (states.last_ack, "LAST_ACK"),
     ];
-    let total = closing(sockets);
+    let total = closing(states);
     let said = counts.iter().filter(|(count, _)| *count > 0);
     let message =
         said.map(|(count, state)| format!("{} {state}", two_digits(*count))).collect::<Vec<_>>().join(", ");
@@ -80,8 +80,8 @@ fn busy(finding: &Finding<'_>) -> Option<(u64, WorstNode)> {
 }
 
 /// All that close, rounded: nodes must not change places with every report.
-fn closing(sockets: &Sockets) -> u64 {
-    let Sockets { time_wait, fin_wait1, fin_wait2, closing, close_wait, last_ack, .. } = sockets;
+fn closing(states: &States) -> u64 {
+    let States { time_wait, fin_wait1, fin_wait2, closing, close_wait, last_ack, .. } = states;
     let all = [time_wait, fin_wait1, fin_wait2, closing, close_wait, last_ack];
     two_digits(all.into_iter().fold(0, |sum, count| count.saturating_add(sum)))
 }

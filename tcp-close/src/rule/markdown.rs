@@ -52,7 +52,9 @@ fn section(page: &mut String, title: &str, sysctl: Option<Sysctl>) {
 fn looks_at(rule: &Rule) -> String {
     match &rule.sees {
         Sees::Bounds => "looks at the object; the schema says so too".into(),
-        Sees::EveryOrder => "said once of everything that is ordered".into(),
+        Sees::EveryOrder => {
+            "said once of everything that is ordered; where pods are counted, with how much it reaches".into()
+        }
         Sees::Node { looks_at, .. } => format!("looks at the node: {looks_at}"),
         Sees::Object(predicate) => {
             let who = if rule.severity == Severity::Note { "" } else { "; the API server says so too" };

@@ -1,9 +1,11 @@
 //! Counts, sums and lists.
 
-use crds::node::Sockets;
+use crds::TcpCloseNodeStatus;
+use crds::node::{Pods, Rates, Sockstat};
+use crds::tuning::{Coverage, RateSums};
 
 use super::settled;
-use crate::fixtures::{Cluster, in_state, tuning};
+use crate::fixtures::{Cluster, counted, in_state, tuning};
 use crate::summarise::some;
 
 #[test]
@@ -21,7 +23,7 @@ fn every_matched_node_is_in_exactly_one_class() {
 #[test]
 fn the_worst_nodes_come_by_what_is_wrong_and_then_by_sockets() {
     let mut cluster = settled(&["n1", "n2", "n3", "n4", "n5", "n6"]);
-    cluster.agent_reports("n1", |status| status.sockets.as_mut().unwrap().time_wait = 5);
+    cluster.agent_reports("n1", |status| status.sockets.as_mut().unwrap().states.time_wait = 5);
     cluster.agent_reports("n2", in_state("Pending", "later"));
     cluster.node_is_down("n3");
     cluster.agent_reports("n4", in_state("Refused", "no"));
@@ -43,7 +45,7 @@ fn no_more_than_ten_nodes_are_the_worst() {
 fn sums_have_two_digits_and_skip_what_is_unknown() {
     let mut cluster = settled(&["n1", "n2", "n3", "n4"]);
     cluster.agent_reports("n2", |status| {
-        status.sockets = Some(Sockets { time_wait: 99_999, ..Sockets::default() });
+        status.sockets = Some(counted(99_999, 0));
     });
     cluster.agent_reports("n3", |status| status.sockets = None);
     cluster.node_is_down("n4");
@@ -57,6 +59,63 @@ fn counts_that_nobody_knows_are_absent_not_zero() {
     let mut cluster = settled(&["n1"]);
     cluster.node_is_down("n1");
     assert_eq!(cluster.status("web").sockets, None);
+}
+
+#[test]
+fn aborts_of_every_kind_are_one_sum_and_what_no_node_can_tell_is_absent() {
+    let mut cluster = settled(&["n1", "n2", "n3"]);
+    cluster.agent_reports("n1", |status| {
+        status.rates = Some(Rates {
+            overflows: Some(0),
+            aborts_on_memory: Some(1),
+            aborts_on_timeout: Some(2),
+            aborts_on_close: Some(4),
+            aborts_on_data: Some(8),
+            aborts_on_linger: Some(16),
+            aborts_failed: Some(1000),
+            resets_sent: Some(1234),
+            ..Rates::default()
+        });
+    });
+    cluster.agent_reports("n2", |status| {
+        status.rates = Some(Rates { aborts_on_close: Some(9), ..Rates::default() })
+    });
+    let rates = cluster.status("web").sockets.unwrap().rates.unwrap();
+    let expected =
+        RateSums { overflows: Some(0), aborts: Some(40), resets_sent: Some(1200), reused: None, nodes: 2 };
+    assert_eq!(rates, expected);
+}
+
+#[test]
+fn rates_that_nobody_knows_are_absent_not_zero() {
+    assert_eq!(settled(&["n1"]).status("web").sockets.unwrap().rates, None);
+}
+
+/// So many mini-sockets in the node's own namespace, and in its pods'.
+fn closing(own: u64, pods: Option<u64>) -> impl FnOnce(&mut TcpCloseNodeStatus) {
+    move |status| {
+        status.sockstat = Some(Sockstat { time_wait_and_fin_wait2: own, measured_at: None });
+        status.pods = Some(Pods { time_wait_and_fin_wait2: pods, ..Pods::default() });
+    }
+}
+
+#[test]
+fn coverage_is_the_share_of_the_nodes_that_know_their_pods() {
+    let mut cluster = settled(&["n1", "n2", "n3"]);
+    cluster.agent_reports("n1", closing(1000, Some(60_000)));
+    cluster.agent_reports("n2", closing(239, Some(1)));
+    cluster.agent_reports("n3", closing(70_000, None));
+    let coverage = cluster.status("web").sockets.unwrap().coverage.unwrap();
+    assert_eq!(coverage, Coverage { percent: 2, in_nodes: 1200, in_pods: 60_000, nodes: 2 });
+}
+
+#[test]
+fn coverage_is_absent_where_pods_are_not_counted_and_where_nothing_closes() {
+    let mut cluster = settled(&["n1"]);
+    cluster.agent_reports("n1", closing(1000, None));
+    assert_eq!(cluster.status("web").sockets.unwrap().coverage, None);
+    cluster.agent_reports("n1", closing(0, Some(0)));
+    assert_eq!(cluster.status("web").sockets.unwrap().coverage, None);
 }
 
 #[test]
