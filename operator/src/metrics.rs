@@ -80,8 +80,16 @@ impl Default for Metrics {
         let (writes, leader) = (Family::default(), Gauge::default());
         let turns = Turns::new_with_constructor(|| Histogram::new(BUCKETS));
         let mut own = Registry::with_prefix(PREFIX);
-        own.register("operator_leader", "1 where this operator leads and shows the fleet, 0 where it stands by", leader.clone());
-        own.register("operator_api_writes", "Writes to the API server, by what became of them", writes.clone());
+        own.register(
+            "operator_leader",
+            "1 where this operator leads and shows the fleet, 0 where it stands by",
+            leader.clone(),
+        );
+        own.register(
+            "operator_api_writes",
+            "Writes to the API server, by what became of them",
+            writes.clone(),
+        );
         own.register_with_unit(
             "operator_turn_duration",
             "How long a turn of a loop computed, without its writes",

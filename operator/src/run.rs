@@ -68,8 +68,7 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
         }
     };
     // Work ends first, then the lease is released: nobody else starts while this one still writes.
-    let (served, (), ()) =
-        tokio::join!(serving, until_stopped, candidate.run(stop));
+    let (served, (), ()) = tokio::join!(serving, until_stopped, candidate.run(stop));
     if let Err(error) = served {
         tracing::warn!("health endpoints: {error}");
     }

@@ -63,7 +63,8 @@ pub async fn serve(
     leadership: Leadership,
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(health);
+    let probes =
+        Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(health);
     let scrapes = Router::new().route("/metrics", get(scrape)).with_state((metrics, leadership));
     let app = probes.merge(scrapes);
     axum::serve(listener, app)

@@ -110,11 +110,9 @@ fn progress(page: &mut Page, tunings: &[Summary<'_>]) {
             "Nodes that lack a sysctl of the tuning",
             (|nodes| nodes.unsupported) as fn(&NodeCounts) -> u32,
         ),
-        (
-            "tuning_overridden_nodes",
-            "Nodes where another tuning orders a sysctl of the tuning",
-            |nodes| nodes.overridden,
-        ),
+        ("tuning_overridden_nodes", "Nodes where another tuning orders a sysctl of the tuning", |nodes| {
+            nodes.overridden
+        }),
         (
             "tuning_drifted_nodes",
             "Nodes where another program changed a sysctl of the tuning, now or in the last report",
@@ -136,10 +134,15 @@ fn progress(page: &mut Page, tunings: &[Summary<'_>]) {
         tunings,
         conditions,
     );
-    page.per_tuning("tuning_refused_nodes", "Nodes where the rule forbids something that the tuning orders", tunings, |status| {
-        let refusals = status.refusals.iter();
-        refusals.map(|refusal| (vec![("rule", refusal.rule.clone())], refusal.nodes.into())).collect()
-    });
+    page.per_tuning(
+        "tuning_refused_nodes",
+        "Nodes where the rule forbids something that the tuning orders",
+        tunings,
+        |status| {
+            let refusals = status.refusals.iter();
+            refusals.map(|refusal| (vec![("rule", refusal.rule.clone())], u64::from(refusal.nodes))).collect()
+        },
+    );
 }
 
 fn nodes_by_state(nodes: &NodeCounts) -> [Sample; 5] {
@@ -150,8 +153,11 @@ fn nodes_by_state(nodes: &NodeCounts) -> [Sample; 5] {
 
 /// As kube-state-metrics shows conditions.
 fn conditions(status: &TcpCloseTuningStatus) -> Vec<Sample> {
-    let words =
-        [(ConditionStatus::True, "true"), (ConditionStatus::False, "false"), (ConditionStatus::Unknown, "unknown")];
+    let words = [
+        (ConditionStatus::True, "true"),
+        (ConditionStatus::False, "false"),
+        (ConditionStatus::Unknown, "unknown"),
+    ];
     let each = status.conditions.iter().flat_map(|condition| {
         words.map(|(status, word)| {
             let labels = vec![("type", condition.type_.clone()), ("status", word.into())];
@@ -202,8 +208,8 @@ fn tuning_sockets(page: &mut Page, tunings: &[Summary<'_>]) {
 
 /// How much of what closes the tunings reach, and how it ends.
 fn reach(page: &mut Page, tunings: &[Summary<'_>]) {
-    fn coverage(status: &TcpCloseTuningStatus) -> Option<&Coverage> {
-        status.sockets.as_ref()?.coverage.as_ref()
+    fn coverage(status: &TcpCloseTuningStatus) -> impl Iterator<Item = &Coverage> {
+        status.sockets.iter().filter_map(|sums| sums.coverage.as_ref())
     }
     page.per_tuning(
         "tuning_events_per_minute",
@@ -215,19 +221,19 @@ fn reach(page: &mut Page, tunings: &[Summary<'_>]) {
         "tuning_nodes_mini_sockets",
         "TIME_WAIT and FIN_WAIT2 after close() in the network namespaces of the tuning's nodes that count their pods too",
         tunings,
-        |status| coverage(status).map(|coverage| plain(coverage.in_nodes)),
+        |status| coverage(status).map(|coverage| plain(coverage.in_nodes)).collect(),
     );
     page.per_tuning(
         "tuning_pods_mini_sockets",
         "TIME_WAIT and FIN_WAIT2 after close() in the network namespaces of pods, which the tuning does not reach",
         tunings,
-        |status| coverage(status).map(|coverage| plain(coverage.in_pods)),
+        |status| coverage(status).map(|coverage| plain(coverage.in_pods)).collect(),
     );
     page.per_tuning(
         "tuning_coverage_ratio",
         "The part of TIME_WAIT and FIN_WAIT2 after close() that is where the tuning reaches",
         tunings,
-        |status| coverage(status).map(ratio),
+        |status| coverage(status).map(ratio).collect(),
     );
 }
 
@@ -257,7 +263,7 @@ fn by_state(sockets: impl Fn(State) -> u64) -> [Sample; 6] {
     State::ALL.map(|state| (vec![("state", metric::state(state).into())], sockets(state)))
 }
 
-fn plain<N>(value: N) -> Sample<N> {
+fn plain(value: u64) -> Sample {
     (Vec::new(), value)
 }
 
@@ -274,7 +280,7 @@ fn events(rates: &RateSums) -> Vec<Sample> {
 }
 
 fn ratio(coverage: &Coverage) -> Sample<f64> {
-    plain(f64::from(coverage.percent) / 100.0)
+    (Vec::new(), f64::from(coverage.percent) / 100.0)
 }
 
 /// A registry that takes gauges with their values.
@@ -298,21 +304,22 @@ impl Page {
         self.0.register(name, help, family);
     }
 
-    fn per_tuning<N, S>(
+    fn per_tuning<N>(
         &mut self,
         name: &str,
         help: &str,
         tunings: &[Summary<'_>],
-        samples: impl Fn(&TcpCloseTuningStatus) -> S,
+        samples: impl Fn(&TcpCloseTuningStatus) -> Vec<Sample<N>>,
     ) where
         N: EncodeGaugeValue + Debug + Send + Sync + 'static,
         AtomicU64: Atomic<N>,
-        S: IntoIterator<Item = Sample<N>>,
     {
         let all = tunings.iter().flat_map(|(tuning, status)| {
             let named = ("tuning", tuning.name.clone());
             let of_one = samples(status).into_iter();
-            of_one.map(move |(labels, value)| ([vec![named.clone()], labels].concat(), value)).collect::<Vec<_>>()
+            of_one
+                .map(move |(labels, value)| ([vec![named.clone()], labels].concat(), value))
+                .collect::<Vec<_>>()
         });
         self.each(name, help, all);
     }

@@ -193,7 +193,10 @@ fn a_standby_shows_itself_and_nothing_of_the_fleet() {
     let text = metrics.text(false).unwrap();
     shows(
         &text,
-        &["tcpclose_operator_leader 0", "tcpclose_operator_api_writes_total{kind=\"status\",result=\"failed\"} 1"],
+        &[
+            "tcpclose_operator_leader 0",
+            "tcpclose_operator_api_writes_total{kind=\"status\",result=\"failed\"} 1",
+        ],
     );
     assert!(!text.contains("tcpclose_nodes"), "{text}");
     shows(&metrics.text(true).unwrap(), &["tcpclose_operator_leader 1", "tcpclose_nodes 0"]);

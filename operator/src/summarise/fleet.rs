@@ -29,8 +29,9 @@ pub fn fleet(snapshot: &Snapshot, resolution: &Resolution, history: &History, no
     let nodes: Vec<_> = snapshot.nodes.iter().filter(|(_, node)| node.is_linux()).collect();
     let is_heard = |node: &Node| class::is_heard(node, snapshot, history, now);
     let heard: Vec<_> = nodes.iter().filter(|(_, node)| is_heard(node)).collect();
-    let is_matched =
-        |name: &String| resolution.orders.get(name).is_some_and(|order| !order.claims.is_empty() || !order.observe.is_empty());
+    let is_matched = |name: &String| {
+        resolution.orders.get(name).is_some_and(|order| !order.claims.is_empty() || !order.observe.is_empty())
+    };
     Fleet {
         nodes: count(nodes.len()),
         matched: count(nodes.iter().filter(|(name, _)| is_matched(name)).count()),
