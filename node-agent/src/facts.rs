@@ -1,4 +1,5 @@
-//! What the rules need to know of this node, gathered anew in each turn: what was true at the last one says nothing.
+//! What the rules need to know of this node: counts are read anew in each turn, what moves slowly a little less often, but
+//! always just before something is written.
 
 use std::time::Duration;
 
@@ -9,23 +10,69 @@ use tcp_close::peak::PeakWatch;
 use tcp_close::sockets::Sockstat;
 
 use crate::nat;
-use crate::procfs::{Error, Procfs};
+use crate::procfs::{Error, Held, Procfs};
 
-/// Watches the counts whose peaks decide.
-#[derive(Debug, Default)]
+/// What was read for a turn that writes nothing may be this old.
+const AGE_MAX: Duration = Duration::from_secs(5);
+
+/// Watches the counts whose peaks decide, and remembers what moves slowly.
+#[derive(Debug)]
 pub struct Watcher {
+    procfs: Procfs,
+    sockstat: Held,
     orphans: PeakWatch,
     time_wait: PeakWatch,
+    /// Everything but counts, and when it was read.
+    known: Option<(Duration, NodeFacts)>,
 }
 
 impl Watcher {
-    /// Looks at the node, and remembers its counts. Nothing is said of NAT yet: that depends on what is ordered.
-    pub fn look(&mut self, procfs: &Procfs, now: Duration) -> NodeFacts {
-        let counts = procfs.sockstat().ok().and_then(|text| Sockstat::parse(&text));
-        if let Some(Sockstat { tw, machine_orphans }) = counts {
-            self.orphans.note(machine_orphans, now);
-            self.time_wait.note(tw, now);
+    /// Looks below `procfs`.
+    pub fn new(procfs: &Procfs) -> Self {
+        Self {
+            procfs: procfs.clone(),
+            sockstat: procfs.hold_sockstat(),
+            orphans: PeakWatch::default(),
+            time_wait: PeakWatch::default(),
+            known: None,
         }
+    }
+
+    /// Counts, and remembers the counts.
+    pub fn count(&mut self, now: Duration) -> Option<Sockstat> {
+        let counts = Sockstat::parse(self.sockstat.read().ok()?)?;
+        self.orphans.note(counts.machine_orphans, now);
+        self.time_wait.note(counts.tw, now);
+        Some(counts)
+    }
+
+    /// The node as it is now: all of it is read.
+    pub fn look(&mut self, now: Duration) -> NodeFacts {
+        self.known = None;
+        self.look_briefly(now)
+    }
+
+    /// The node as far as a turn needs it that writes nothing: only counts are always read. Nothing is said of NAT yet: that
+    /// depends on what is ordered.
+    pub fn look_briefly(&mut self, now: Duration) -> NodeFacts {
+        let counts = self.count(now);
+        let known = self.known.take().filter(|(read, _)| now.saturating_sub(*read) < AGE_MAX);
+        let known = known.unwrap_or_else(|| (now, self.settings()));
+        let facts = NodeFacts {
+            orphans: Watched {
+                now: counts.map(|counts| counts.machine_orphans),
+                peak: self.orphans.peak(now),
+            },
+            time_wait: Watched { now: counts.map(|counts| counts.tw), peak: self.time_wait.peak(now) },
+            ..known.1.clone()
+        };
+        self.known = Some(known);
+        facts
+    }
+
+    /// Everything but counts.
+    fn settings(&self) -> NodeFacts {
+        let procfs = &self.procfs;
         NodeFacts {
             kernel: procfs.kernel_version(),
             first_namespace: procfs.in_first_namespace(),
@@ -34,12 +81,8 @@ impl Watcher {
             rto_max_ms: rto_max_ms(procfs),
             tcp_mem_bytes: procfs.tcp_setting("tcp_mem").ok().and_then(|text| tcp_mem_bytes(&text)),
             local_ports: procfs.tcp_setting("ip_local_port_range").ok().and_then(|text| local_ports(&text)),
-            orphans: Watched {
-                now: counts.map(|counts| counts.machine_orphans),
-                peak: self.orphans.peak(now),
-            },
-            time_wait: Watched { now: counts.map(|counts| counts.tw), peak: self.time_wait.peak(now) },
             connections: procfs.snmp().ok().and_then(|text| connections(&text)),
+            ..NodeFacts::unknown()
         }
     }
 }
@@ -94,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_files_of_a_real_kernel_are_understood() {
-        let facts = Watcher::default().look(&Procfs::new("/proc", None), Duration::ZERO);
+        let facts = Watcher::new(&Procfs::new("/proc", None)).look(Duration::ZERO);
         assert!(facts.kernel.is_some() && facts.memory_bytes > Some(1 << 28), "{facts:?}");
         assert!(facts.local_ports.is_some() && facts.connections.is_some(), "{facts:?}");
         assert!(facts.orphans.now.is_some() && facts.time_wait.now.is_some(), "{facts:?}");
@@ -104,7 +147,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_unknown() {
         let (_dir, procfs) = tree(&[]);
-        let facts = Watcher::default().look(&procfs, Duration::ZERO);
+        let facts = Watcher::new(&procfs).look(Duration::ZERO);
         assert_eq!((facts.memory_bytes, facts.connections, facts.orphans.now), (None, None, None));
         assert_eq!(facts.rto_max_ms, Some(RTO_MAX_MS_DEFAULT), "a kernel without the file does that");
     }
@@ -112,15 +155,29 @@ mod tests {
     #[test]
     fn peaks_are_remembered_between_turns() {
         let (dir, procfs) = tree(&[]);
-        let mut watcher = Watcher::default();
+        let mut watcher = Watcher::new(&procfs);
         for (second, orphans, tw) in [(0, 7, 900), (60, 2, 100)] {
             let text = format!("TCP: inuse 1 orphan {orphans} tw {tw} alloc 1 mem 1\n");
             fs::write(dir.path().join("self/net/sockstat"), text).unwrap();
-            let facts = watcher.look(&procfs, Duration::from_secs(second));
+            let facts = watcher.look_briefly(Duration::from_secs(second));
             let peaks = (facts.orphans.peak, facts.time_wait.peak);
             let counts = (peaks.0.map(|peak| peak.count), peaks.1.map(|peak| peak.count));
             assert_eq!(counts, if second == 0 { (None, None) } else { (Some(7), Some(900)) });
         }
+    }
+
+    #[test]
+    fn what_moves_slowly_is_read_before_a_write_and_else_every_five_seconds() {
+        let (dir, procfs) = tree(&[]);
+        let mut watcher = Watcher::new(&procfs);
+        let rto_max = |ms: &str| fs::write(dir.path().join("sys/net/ipv4/tcp_rto_max_ms"), ms).unwrap();
+        let mut briefly = |second| watcher.look_briefly(Duration::from_secs(second)).rto_max_ms;
+        rto_max("1000\n");
+        assert_eq!(briefly(0), Some(1000));
+        rto_max("2000\n");
+        assert_eq!((briefly(4), briefly(5)), (Some(1000), Some(2000)));
+        rto_max("3000\n");
+        assert_eq!(watcher.look(Duration::from_secs(6)).rto_max_ms, Some(3000));
     }
 
     #[test]

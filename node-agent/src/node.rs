@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tcp_close::Sysctl;
 use tcp_close::contention::Contention;
 use tcp_close::kernel::NodeFacts;
-use tcp_close::order::{Entries, Entry, Readings, Record, Records};
+use tcp_close::order::{Entries, Entry, Reading, Readings, Record, Records};
 use tcp_close::plan::{Cause, Outcome, Plan, Write, plan};
 
 use crate::apply::{Failure, apply};
@@ -23,7 +23,7 @@ use crate::facts::{self, Watcher};
 use crate::journal::{self, Journal};
 use crate::life::life;
 use crate::order::{Order, hypothetical};
-use crate::procfs::Procfs;
+use crate::procfs::{self, Procfs};
 use crate::sentinel::{Doubt, Sentinel};
 
 pub use finding::Finding;
@@ -112,11 +112,15 @@ pub struct Node {
     obeys_hold: bool,
     started: Instant,
     proven: bool,
+    /// A process does not outlive it.
+    life: Option<String>,
     journal: Option<Journal>,
     /// Baselines that a status of this life or a journal held, for one that is lost, cannot be read, or is not ours now.
     reported: BTreeMap<Sysctl, Record>,
     watcher: Watcher,
     facts: NodeFacts,
+    /// What the kernel held when it was last read in this turn.
+    live: Readings,
     drifts: BTreeMap<Sysctl, Drift>,
     failures: BTreeMap<Sysctl, Retry>,
 }
@@ -131,16 +135,18 @@ impl Node {
     /// The node whose kernel files are in `procfs`, and whose journal is in `state_dir`.
     pub fn new(procfs: Procfs, state_dir: PathBuf, sentinel: Sentinel) -> Self {
         Self {
+            watcher: Watcher::new(&procfs),
             procfs,
             state_dir,
             sentinel,
             obeys_hold: true,
             started: Instant::now(),
             proven: false,
+            life: None,
             journal: None,
             reported: BTreeMap::new(),
-            watcher: Watcher::default(),
             facts: NodeFacts::unknown(),
+            live: Readings::new(),
             drifts: BTreeMap::new(),
             failures: BTreeMap::new(),
         }
@@ -162,6 +168,13 @@ impl Node {
         self.journal.as_ref().map_or(&self.reported, Journal::records)
     }
 
+    fn life(&mut self) -> Result<String, procfs::Error> {
+        if let Some(life) = &self.life {
+            return Ok(life.clone());
+        }
+        Ok(self.life.insert(life(&self.procfs)?).clone())
+    }
+
     fn elapsed(&self, now: Moment) -> Duration {
         now.clock.saturating_duration_since(self.started)
     }
@@ -172,7 +185,7 @@ impl Node {
         let journal = if let Some(journal) = self.journal.take() {
             journal
         } else {
-            let life = life(&self.procfs).map_err(|error| Obstacle::Life(error.to_string()))?;
+            let life = self.life().map_err(|error| Obstacle::Life(error.to_string()))?;
             let mut journal = Journal::open(&self.state_dir, &life)?;
             rebuild(&mut journal, &self.reported)?;
             journal
@@ -186,7 +199,7 @@ impl Node {
     /// # Errors
     /// Where the journal cannot be used.
     pub fn adopt(&mut self, status_life: &str, baselines: &BTreeMap<Sysctl, Record>) -> Result<(), Obstacle> {
-        if life(&self.procfs).is_ok_and(|life| life == status_life) {
+        if self.life().is_ok_and(|life| life == status_life) {
             self.reported.clone_from(baselines);
         }
         self.journal()?;
@@ -203,8 +216,8 @@ impl Node {
     /// Brings the kernel to what is ordered, as far as rules and the node allow. Removals are carried out only where the
     /// caller has just read the order again.
     pub fn turn(&mut self, order: &Order, removals_confirmed: bool, now: Moment) -> Turn {
-        let life = life(&self.procfs).ok();
-        self.facts = self.watcher.look(&self.procfs, self.elapsed(now));
+        let life = self.life().ok();
+        self.observe(order, now);
         let entries = if removals_confirmed { order.entries.clone() } else { order.without_removals() };
         let obstacle = self.accept(order).err();
         let mut findings = match &obstacle {
@@ -227,8 +240,8 @@ impl Node {
     /// What a turn would do now. Nothing is written, neither to the kernel nor to the journal, and no lock is taken. The
     /// obstacle is what shows without trying.
     pub fn foresee(&mut self, order: &Order, now: Moment) -> Turn {
-        let life = life(&self.procfs).ok();
-        self.facts = self.watcher.look(&self.procfs, self.elapsed(now));
+        let life = self.life().ok();
+        self.observe(order, now);
         let saved = life.as_deref().map_or(Ok(Records::new()), |life| journal::saved(&self.state_dir, life));
         let unreadable = saved.map(|records| self.reported = records).err();
         let obstacle = self.held().err().or(unreadable.map(Obstacle::Journal));
@@ -262,25 +275,45 @@ impl Node {
         Ok(())
     }
 
+    /// Reads what is ordered, and what a rule may look at beside it.
+    fn observe(&mut self, order: &Order, now: Moment) {
+        let elapsed = self.elapsed(now);
+        if order.entries.is_empty() && order.observe.is_empty() {
+            // Its peak may decide over a later order.
+            self.watcher.count(elapsed);
+            return;
+        }
+        self.facts = self.watcher.look_briefly(elapsed);
+        self.read(order);
+    }
+
+    fn read(&mut self, order: &Order) {
+        let observed = order.observe.iter().flat_map(|observed| observed.sysctls.values());
+        let observed = observed.into_iter().map(|(sysctl, _)| sysctl);
+        let keys = order.entries.keys().copied().chain(observed).chain([Sysctl::Timestamps]);
+        let keys: BTreeSet<Sysctl> = keys.collect();
+        self.live = keys.into_iter().map(|sysctl| (sysctl, self.procfs.read_sysctl(sysctl))).collect();
+    }
+
     fn carry_out(&mut self, entries: &Entries, order: &Order, now: Moment) -> Vec<Finding> {
-        let plan = self.plan(entries, self.records(), &self.resting(now));
-        for transaction in plan.transactions(entries) {
-            self.try_transaction(&transaction, entries, order, now);
+        let mut plan = self.plan(entries, self.records(), &self.resting(now));
+        if !plan.writes().is_empty() {
+            // What was true a moment ago says nothing.
+            self.facts = self.watcher.look(self.elapsed(now));
+            self.read(order);
+            plan = self.plan(entries, self.records(), &self.resting(now));
+            for transaction in plan.transactions(entries) {
+                self.try_transaction(&transaction, entries, order, now);
+            }
+            self.read(order);
         }
         self.tidy_journal(&plan, &order.entries);
         self.findings(&plan, entries, now)
     }
 
     fn plan(&self, entries: &Entries, records: &Records, resting: &BTreeSet<Sysctl>) -> Plan {
-        let live = self.read(entries);
-        let facts = facts::with_nat(&self.facts, &self.procfs, entries, &live);
-        plan(entries, &live, records, &facts, resting)
-    }
-
-    /// What is ordered, and what a rule may look at beside it.
-    fn read(&self, entries: &Entries) -> Readings {
-        let keys = entries.keys().copied().chain([Sysctl::Timestamps]);
-        keys.map(|sysctl| (sysctl, self.procfs.read_sysctl(sysctl))).collect()
+        let facts = facts::with_nat(&self.facts, &self.procfs, entries, &self.live);
+        plan(entries, &self.live, records, &facts, resting)
     }
 
     /// Keys that another program fights for, and that are left alone for a while.
@@ -344,11 +377,11 @@ impl Node {
     /// force before we came, and records that nothing needs any longer.
     fn tidy_journal(&mut self, plan: &Plan, ordered: &Entries) {
         let Some(journal) = self.journal.as_mut() else { return };
-        let procfs = &self.procfs;
+        let live = &self.live;
         let save = journal.update(|records| {
             for (sysctl, outcome) in &plan.outcomes {
                 match outcome {
-                    Outcome::InForce | Outcome::AtRisk(_) => confirm(records, *sysctl, ordered, procfs),
+                    Outcome::InForce | Outcome::AtRisk(_) => confirm(records, *sysctl, ordered, live),
                     Outcome::Restored | Outcome::Released => drop(records.remove(sysctl)),
                     Outcome::RestoreSkipped { baseline, .. } => {
                         records.insert(*sysctl, Record::abandoned(*baseline));
@@ -430,10 +463,10 @@ fn rebuild(journal: &mut Journal, reported: &BTreeMap<Sysctl, Record>) -> Result
 
 /// A value that is in force by our order is ours, whoever wrote it last: a crash after the write, or another program with
 /// the same wish. One that was in force before we came is its own baseline, so that a foreign change can be told.
-fn confirm(records: &mut Records, sysctl: Sysctl, ordered: &Entries, procfs: &Procfs) {
+fn confirm(records: &mut Records, sysctl: Sysctl, ordered: &Entries, live: &Readings) {
     let Some(value) = ordered.get(&sysctl).and_then(Entry::value) else { return };
     // tcp_tw_recycle 0 is in force where there is no such file.
-    if procfs.read_sysctl(sysctl).value() != Some(value) {
+    if live.get(&sysctl).and_then(Reading::value) != Some(value) {
         return;
     }
     let baseline = records.get(&sysctl).filter(|record| !record.is_abandoned()).map(|record| record.baseline);

@@ -12,6 +12,8 @@ use tcp_close::order::Reading;
 
 /// No file that is read here is longer; what is longer is not what we think it is.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Most files that stay open are shorter; for others there will be more room.
+const HELD_BYTES: usize = 4 * 1024;
 /// But for the list of mounts, which has a line for each of a node's thousands.
 const MOUNTINFO_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -95,6 +97,15 @@ pub struct Procfs {
 pub struct Writable {
     path: PathBuf,
     file: File,
+}
+
+/// A file about the agent's own network namespace that is read time and again, and stays open for it. Never one of a pod's: an
+/// open file keeps the namespace of a pod that has ended alive (measured on 6.18.44).
+#[derive(Debug)]
+pub struct Held {
+    path: PathBuf,
+    file: Option<File>,
+    buffer: Vec<u8>,
 }
 
 impl Procfs {
@@ -196,14 +207,6 @@ impl Procfs {
         Ok(format!("{started}-{inode}"))
     }
 
-    /// `net/sockstat` of the agent's own network namespace.
-    ///
-    /// # Errors
-    /// Where it cannot be read.
-    pub fn sockstat(&self) -> Result<String, Error> {
-        read(&self.root.join("self/net/sockstat"))
-    }
-
     /// `net/netstat` of the agent's own network namespace.
     ///
     /// # Errors
@@ -218,6 +221,34 @@ impl Procfs {
     /// Where it cannot be read.
     pub fn snmp(&self) -> Result<String, Error> {
         read(&self.root.join("self/net/snmp"))
+    }
+
+    /// `net/sockstat` of the agent's own network namespace, to be read often.
+    pub fn hold_sockstat(&self) -> Held {
+        Held::new(self.root.join("self/net/sockstat"))
+    }
+
+    /// `net/netstat` of the agent's own network namespace, to be read often.
+    pub fn hold_netstat(&self) -> Held {
+        Held::new(self.root.join("self/net/netstat"))
+    }
+
+    /// `net/snmp` of the agent's own network namespace, to be read often.
+    pub fn hold_snmp(&self) -> Held {
+        Held::new(self.root.join("self/net/snmp"))
+    }
+
+    /// `nf_conntrack_count` and `nf_conntrack_max` of the agent's own network namespace.
+    ///
+    /// # Errors
+    /// Where either cannot be read, as where no connection tracker is loaded.
+    pub fn conntrack_use(&self) -> Result<(u64, u64), Error> {
+        let number = |name| {
+            let path = self.sysctls.join("netfilter").join(name);
+            let text = read(&path)?;
+            text.trim().parse().map_err(|_| content(path, &text, "a decimal number"))
+        };
+        Ok((number("nf_conntrack_count")?, number("nf_conntrack_max")?))
     }
 
     /// The machine's memory.
@@ -252,6 +283,51 @@ impl Procfs {
         let path = self.root.join("self/net/nf_conntrack");
         let lines = File::open(&path).and_then(|file| BufReader::new(file).lines().take(lines_max).collect());
         lines.map_err(|source| Error::Read { path, source })
+    }
+}
+
+impl Held {
+    fn new(path: PathBuf) -> Self {
+        Self { path, file: None, buffer: Vec::new() }
+    }
+
+    /// What it says now. After an error it is opened anew.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is no text.
+    pub fn read(&mut self) -> Result<&str, Error> {
+        match self.fill() {
+            Ok(length) => {
+                let text = self.buffer.get(..length).unwrap_or_default();
+                str::from_utf8(text).map_err(|_| content(self.path.clone(), "", "text"))
+            }
+            Err(source) => {
+                self.file = None;
+                Err(Error::Read { path: self.path.clone(), source })
+            }
+        }
+    }
+
+    /// The kernel writes such a file anew for each read at its start, and as a whole where there is room for it.
+    fn fill(&mut self) -> io::Result<usize> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => File::open(&self.path)?,
+        };
+        let file = self.file.insert(file);
+        if self.buffer.is_empty() {
+            self.buffer.resize(HELD_BYTES, 0);
+        }
+        loop {
+            let length = file.read_at(&mut self.buffer, 0)?;
+            if length < self.buffer.len() {
+                return Ok(length);
+            }
+            if self.buffer.len() as u64 >= FILE_BYTES_MAX {
+                return Err(io::Error::other("it is longer than such a file is"));
+            }
+            self.buffer.resize(self.buffer.len() * 2, 0);
+        }
     }
 }
 
@@ -337,6 +413,25 @@ pub(crate) mod tests {
         let error = procfs.open_for_writing(Sysctl::FinTimeout).unwrap_err();
         assert!(error.is_absent());
         assert!(error.to_string().contains("tcp_fin_timeout: cannot be opened for writing"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_stays_open_says_what_is_so_now() {
+        let (dir, procfs) = tree(&[]);
+        let mut held = procfs.hold_sockstat();
+        assert!(held.read().unwrap_err().is_absent());
+        let path = dir.path().join("self/net/sockstat");
+        for text in ["TCP: tw 70000\n".repeat(700), "TCP: tw 3\n".into(), String::new()] {
+            fs::write(&path, &text).unwrap();
+            assert_eq!(held.read().unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_longer_than_any_of_its_kind_is_an_error() {
+        let (dir, procfs) = tree(&[]);
+        fs::write(dir.path().join("self/net/sockstat"), vec![b'x'; 70_000]).unwrap();
+        assert!(procfs.hold_sockstat().read().is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tcp_close::order::Record;
 
 use crate::node::{Finding, Obstacle, Turn};
 use crate::order::Order;
+use crate::sample::Census;
 use crate::sock_diag::Sample;
 
 /// Statuses are written no more often than this, but for the first answer to an order.
@@ -35,8 +36,16 @@ pub struct Surroundings {
     pub first_namespace: bool,
     /// Names this run of the machine.
     pub boot_id: Option<String>,
-    /// The last count of closing sockets, and when it was taken; `None`: unknown.
-    pub sockets: Option<(Sample, Timestamp)>,
+    /// What is known of closing sockets.
+    pub census: Census,
+}
+
+impl Surroundings {
+    fn sockets(&self) -> Option<Sockets> {
+        let (states, sockstat) = (self.census.states?, self.census.sockstat?);
+        let sample = Sample { counts: states.value, machine_orphans: sockstat.value.machine_orphans };
+        Some(sockets(&sample, states.at))
+    }
 }
 
 /// Makes the status from what was found. What only history knows (when a key was last written, when a condition last
@@ -75,7 +84,7 @@ pub fn status(
         }),
         observe: observe.collect(),
         sysctls,
-        sockets: surroundings.sockets.filter(|_| here).map(|(sample, at)| sockets(&sample, at)),
+        sockets: surroundings.sockets().filter(|_| here),
     }
 }
 
@@ -299,7 +308,10 @@ pub fn decode(object: &TcpCloseNode) -> (Order, Option<TcpCloseNodeStatus>) {
 
 #[cfg(test)]
 mod tests {
+    use tcp_close::sockets::{SocketCounts, Sockstat};
+
     use super::*;
+    use crate::sample::Dated;
 
     fn finding(state: State) -> Finding {
         Finding {
@@ -423,9 +435,14 @@ mod tests {
 
     #[test]
     fn what_was_read_in_another_namespace_is_not_reported_as_the_nodes() {
-        let counted = Sample { counts: tcp_close::sockets::SocketCounts::default(), machine_orphans: 0 };
+        let (states, sockstat) = (SocketCounts::default(), Sockstat { tw: 0, machine_orphans: 0 });
+        let census = Census {
+            states: Some(Dated { value: states, at: at(1) }),
+            sockstat: Some(Dated { value: sockstat, at: at(1) }),
+            ..Census::default()
+        };
         let elsewhere = Obstacle::Doubt(crate::sentinel::Doubt::OtherNamespace([192, 0, 2, 7].into()));
-        let surroundings = Surroundings { sockets: Some((counted, at(1))), ..Surroundings::default() };
+        let surroundings = Surroundings { census, ..Surroundings::default() };
         let findings = vec![finding(State::Failed)];
         let turn = |obstacle| Turn { findings: findings.clone(), obstacle, ..Turn::default() };
         let here = status(&order(), &turn(None), &surroundings, None, at(1));

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use crds::{TcpCloseNode, TcpCloseNodeStatus};
 use futures::StreamExt;
-use jiff::Timestamp;
 use kube::{Api, Client};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
@@ -21,14 +20,12 @@ use crate::node::{Moment, Node, Obstacle};
 use crate::order::Order;
 use crate::procfs::Procfs;
 use crate::report::{self, Surroundings};
+use crate::sample::{Census, PodOptions, Sampler};
 use crate::sentinel::Sentinel;
-use crate::sock_diag;
 use crate::watchdog::Watchdog;
 
 /// A foreign change is noticed within this.
 pub(crate) const TURN: Duration = Duration::from_secs(1);
-/// Sockets are counted this often; a count walks the kernel's table (1 ms).
-const COUNT: Duration = Duration::from_secs(5);
 /// A request that failed is made again after this long, and then after twice as long each time.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(15);
@@ -46,6 +43,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The node's address, which its network namespace must have.
     pub node_address: Option<IpAddr>,
+    /// How the pods' namespaces are counted; `None`: not at all.
+    pub pods: Option<PodOptions>,
 }
 
 type Request = Pin<Box<dyn Future<Output = Answer>>>;
@@ -67,7 +66,7 @@ struct Agent {
     /// The status of the last turn, stored or not: it knows what was written to the kernel and not reported yet.
     latest: Option<TcpCloseNodeStatus>,
     surroundings: Surroundings,
-    counted: Option<Instant>,
+    sampler: Sampler,
     written: Option<Instant>,
     retry: Duration,
     not_before: Instant,
@@ -122,10 +121,11 @@ impl Agent {
             kernel_release: settings.procfs.kernel_release().unwrap_or_default(),
             first_namespace: settings.procfs.in_first_namespace(),
             boot_id: settings.procfs.boot_id().ok(),
-            sockets: None,
+            census: Census::default(),
         };
         Self {
             api: Api::all(client),
+            sampler: Sampler::new(&settings.procfs, settings.pods.as_ref()),
             settings,
             node,
             order: None,
@@ -133,7 +133,6 @@ impl Agent {
             stored: None,
             latest: None,
             surroundings,
-            counted: None,
             written: None,
             retry: RETRY_FIRST,
             not_before: Instant::now(),
@@ -192,7 +191,7 @@ impl Agent {
 
     fn turn(&mut self, moment: Moment) {
         let now = moment.clock;
-        self.count(now);
+        self.sampler.update(&mut self.surroundings.census, moment);
         let Some(order) = &self.order else { return };
         let confirmed = !order.removes() || self.confirmed == Some(order.mark.generation);
         let turn = self.node.turn(order, confirmed, moment);
@@ -235,23 +234,6 @@ impl Agent {
         let (api, node) = (self.api.clone(), self.settings.node.clone());
         self.request =
             Some(Box::pin(async move { Answer::Read(Box::new(cluster::read_again(&api, &node).await)) }));
-    }
-
-    fn count(&mut self, now: Instant) {
-        if self.counted.is_some_and(|counted| now.duration_since(counted) < COUNT) {
-            return;
-        }
-        self.counted = Some(now);
-        let before = self.surroundings.sockets.is_some();
-        self.surroundings.sockets = match sock_diag::sample(&self.settings.procfs) {
-            Ok(sample) => Some((sample, Timestamp::now())),
-            Err(error) => {
-                if before || self.written.is_none() {
-                    tracing::warn!(%error, "closing sockets cannot be counted; they are reported as unknown");
-                }
-                None
-            }
-        };
     }
 
     fn report(&mut self, status: TcpCloseNodeStatus, now: Instant) {

@@ -7,6 +7,7 @@
 pub mod catalogue;
 pub mod contention;
 pub mod counters;
+pub mod heavy;
 pub mod judge;
 pub mod kernel;
 pub mod metric;

@@ -178,8 +178,10 @@ impl Sockstat {
     /// no such fields.
     pub fn parse(text: &str) -> Option<Self> {
         let line = text.lines().find_map(|line| line.strip_prefix("TCP:"))?;
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        let field = |name: &str| words.chunks_exact(2).find(|pair| pair[0] == name)?[1].parse().ok();
+        let field = |name: &str| {
+            let mut words = line.split_ascii_whitespace();
+            words.find(|word| *word == name).and_then(|_| words.next()?.parse().ok())
+        };
         Some(Self { tw: field("tw")?, machine_orphans: field("orphan")? })
     }
 }

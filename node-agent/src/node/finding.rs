@@ -122,7 +122,7 @@ impl Node {
     ) -> Finding {
         Finding {
             name: sysctl.name().into(),
-            live: self.procfs.read_sysctl(sysctl).value(),
+            live: self.live.get(&sysctl).and_then(Reading::value),
             baseline: self.records().get(&sysctl).map(|record| record.baseline),
             message,
             drift: self.drifts.get(&sysctl).cloned(),
@@ -131,8 +131,8 @@ impl Node {
     }
 
     fn in_force_message(&self, sysctl: Sysctl) -> Option<String> {
-        if self.procfs.read_sysctl(sysctl) == Reading::Absent {
-            let why = sysctl.why_absent(self.procfs.kernel_version(), self.procfs.in_first_namespace());
+        if self.live.get(&sysctl) == Some(&Reading::Absent) {
+            let why = sysctl.why_absent(self.facts.kernel, self.facts.first_namespace);
             return Some(format!("{why}: 0 is what it does"));
         }
         self.drift_message(sysctl)

@@ -8,6 +8,7 @@ use super::*;
 use crate::procfs::tests::tree;
 
 mod convergence;
+mod freshness;
 
 struct Machine {
     dir: tempfile::TempDir,
