@@ -56,6 +56,9 @@ pub(crate) struct Run {
     pub(crate) journal: Journal,
     #[command(flatten)]
     pub(crate) pods: Pods,
+    /// Writes this node's figures for node_exporter's textfile collector. The folder must be root's alone.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) textfile_directory: Option<PathBuf>,
     /// How to log.
     #[arg(long, env = "TCPCLOSE_LOG_FORMAT", default_value = "json")]
     pub(crate) log_format: LogFormat,

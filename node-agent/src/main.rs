@@ -87,10 +87,17 @@ fn run_in_cluster(arguments: Run) -> ExitCode {
 }
 
 fn start(arguments: Run) -> Result<(), String> {
-    let Run { node_name, node_address, kernel, journal, pods, log_format: _ } = arguments;
+    let Run { node_name, node_address, kernel, journal, pods, textfile_directory, log_format: _ } = arguments;
     let procfs = kernel.into();
     let pods = pods.options(&procfs);
-    let settings = Settings { node: node_name, procfs, state_dir: journal.state, node_address, pods };
+    let settings = Settings {
+        node: node_name,
+        procfs,
+        state_dir: journal.state,
+        node_address,
+        pods,
+        textfile_directory,
+    };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = settings.node, "starts");
     runtime().map_err(|error| format!("the runtime cannot be started: {error}"))?.block_on(async {
         let config = Config::infer()
