@@ -31,10 +31,10 @@ pub fn registry(fleet: &Fleet, tunings: &[Summary<'_>]) -> Registry {
     let shown = &tunings[..tunings.len().min(TUNINGS_MAX)];
     nodes(&mut page, fleet);
     fleet_sockets(&mut page, fleet.sockets.as_ref());
-    page.one("tunings", "TcpCloseTunings that are not being deleted", tunings.len() as u64);
+    page.one("tunings", "TcpCloseTunings that are not being deleted", Some(tunings.len() as u64));
     let left_out = (tunings.len() - shown.len()) as u64;
     let help = "TcpCloseTunings without metrics of their own: only the first 200 by name have them";
-    page.one("tunings_left_out", help, left_out);
+    page.one("tunings_left_out", help, Some(left_out));
     progress(&mut page, shown);
     tuning_sockets(&mut page, shown);
     reach(&mut page, shown);
@@ -42,18 +42,22 @@ pub fn registry(fleet: &Fleet, tunings: &[Summary<'_>]) -> Registry {
 }
 
 fn nodes(page: &mut Page, fleet: &Fleet) {
-    page.one("nodes", "Linux nodes", fleet.nodes.into());
-    page.one("nodes_matched", "Linux nodes that at least one TcpCloseTuning is for", fleet.matched.into());
+    page.one("nodes", "Linux nodes", Some(u64::from(fleet.nodes)));
+    page.one(
+        "nodes_matched",
+        "Linux nodes that at least one TcpCloseTuning is for",
+        Some(u64::from(fleet.matched)),
+    );
     page.one(
         "nodes_silent",
         "Linux nodes whose agent is not heard: it has not reported yet or has missed three reports, or the node is not \
          Ready",
-        fleet.silent.into(),
+        Some(u64::from(fleet.silent)),
     );
     page.one(
         "oldest_report_age_seconds",
         "How long ago the Linux node was heard that has been silent longest",
-        fleet.oldest_report.as_secs(),
+        Some(fleet.oldest_report.as_secs()),
     );
 }
 
@@ -63,15 +67,15 @@ fn fleet_sockets(page: &mut Page, sums: Option<&SocketSums>) {
         "Closing TCP sockets in the network namespaces of all Linux nodes, pods' not among them, to two significant digits",
         sums.into_iter().flat_map(|sums| by_state(states(sums))),
     );
-    page.each(
+    page.one(
         "fleet_orphans",
         "Closing sockets without a program in the network namespaces of all Linux nodes, to two significant digits",
-        sums.map(|sums| plain(sums.orphans)),
+        sums.map(|sums| sums.orphans),
     );
-    page.each(
+    page.one(
         "fleet_counted_nodes",
         "Linux nodes whose sockets are in the sums",
-        sums.map(|sums| plain(sums.nodes.into())),
+        sums.map(|sums| u64::from(sums.nodes)),
     );
     page.each(
         "fleet_events_per_minute",
@@ -79,17 +83,17 @@ fn fleet_sockets(page: &mut Page, sums: Option<&SocketSums>) {
         sums.and_then(|sums| sums.rates.as_ref()).into_iter().flat_map(events),
     );
     let coverage = sums.and_then(|sums| sums.coverage.as_ref());
-    page.each(
+    page.one(
         "fleet_nodes_mini_sockets",
         "TIME_WAIT and FIN_WAIT2 after close() in the network namespaces of Linux nodes that count their pods too",
-        coverage.map(|coverage| plain(coverage.in_nodes)),
+        coverage.map(|coverage| coverage.in_nodes),
     );
-    page.each(
+    page.one(
         "fleet_pods_mini_sockets",
         "TIME_WAIT and FIN_WAIT2 after close() in the network namespaces of pods, which sysctls of nodes do not reach",
-        coverage.map(|coverage| plain(coverage.in_pods)),
+        coverage.map(|coverage| coverage.in_pods),
     );
-    page.each(
+    page.one(
         "fleet_coverage_ratio",
         "The part of TIME_WAIT and FIN_WAIT2 after close() that is in the nodes' own network namespaces",
         coverage.map(ratio),
@@ -233,7 +237,7 @@ fn reach(page: &mut Page, tunings: &[Summary<'_>]) {
         "tuning_coverage_ratio",
         "The part of TIME_WAIT and FIN_WAIT2 after close() that is where the tuning reaches",
         tunings,
-        |status| coverage(status).map(ratio).collect(),
+        |status| coverage(status).map(|coverage| (Vec::new(), ratio(coverage))).collect(),
     );
 }
 
@@ -279,16 +283,25 @@ fn events(rates: &RateSums) -> Vec<Sample> {
     rates.into_iter().filter_map(|(event, rate)| Some((vec![("event", event.into())], rate?))).collect()
 }
 
-fn ratio(coverage: &Coverage) -> Sample<f64> {
-    (Vec::new(), f64::from(coverage.percent) / 100.0)
+fn ratio(coverage: &Coverage) -> f64 {
+    f64::from(coverage.percent) / 100.0
 }
 
 /// A registry that takes gauges with their values.
 struct Page(Registry);
 
 impl Page {
-    fn one(&mut self, name: &str, help: &str, value: u64) {
-        self.each(name, help, [plain(value)]);
+    /// A metric without labels; left out where it is unknown.
+    fn one<N>(&mut self, name: &str, help: &str, value: Option<N>)
+    where
+        N: EncodeGaugeValue + Debug + Send + Sync + 'static,
+        AtomicU64: Atomic<N>,
+    {
+        if let Some(value) = value {
+            let gauge = Gauge::<N, AtomicU64>::default();
+            gauge.set(value);
+            self.0.register(name, help, gauge);
+        }
     }
 
     /// A metric without a sample is left out.
