@@ -52,6 +52,9 @@ pub(crate) struct Run {
     pub(crate) kernel: Kernel,
     #[command(flatten)]
     pub(crate) journal: Journal,
+    /// Reports the addresses of the connections that are about to run out of ports. Without it, only their ports are reported.
+    #[arg(long, env = "TCPCLOSE_REPORT_PEERS")]
+    pub(crate) report_peers: bool,
     /// How to log.
     #[arg(long, env = "TCPCLOSE_LOG_FORMAT", default_value = "json")]
     pub(crate) log_format: LogFormat,

@@ -87,9 +87,14 @@ fn run_in_cluster(arguments: Run) -> ExitCode {
 }
 
 fn start(arguments: Run) -> Result<(), String> {
-    let Run { node_name, node_address, kernel, journal, log_format: _ } = arguments;
-    let settings =
-        Settings { node: node_name, procfs: kernel.into(), state_dir: journal.state, node_address };
+    let Run { node_name, node_address, kernel, journal, report_peers, log_format: _ } = arguments;
+    let settings = Settings {
+        node: node_name,
+        procfs: kernel.into(),
+        state_dir: journal.state,
+        node_address,
+        report_peers,
+    };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = settings.node, "starts");
     runtime().map_err(|error| format!("the runtime cannot be started: {error}"))?.block_on(async {
         let config = Config::infer()

@@ -13,6 +13,7 @@ use crds::{TcpCloseNode, TcpCloseNodeStatus};
 use futures::StreamExt;
 use jiff::Timestamp;
 use kube::{Api, Client};
+use tcp_close::sockets::Sockstat;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -20,7 +21,8 @@ use crate::cluster::{self, Error, News};
 use crate::node::{Moment, Node, Obstacle};
 use crate::order::Order;
 use crate::procfs::Procfs;
-use crate::report::{self, Surroundings};
+use crate::report::{self, Past, Surroundings};
+use crate::sample::{Census, Dated};
 use crate::sentinel::Sentinel;
 use crate::sock_diag;
 use crate::watchdog::Watchdog;
@@ -46,6 +48,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The node's address, which its network namespace must have.
     pub node_address: Option<IpAddr>,
+    /// Whether addresses of peers may be reported.
+    pub report_peers: bool,
 }
 
 type Request = Pin<Box<dyn Future<Output = Answer>>>;
@@ -67,6 +71,8 @@ struct Agent {
     /// The status of the last turn, stored or not: it knows what was written to the kernel and not reported yet.
     latest: Option<TcpCloseNodeStatus>,
     surroundings: Surroundings,
+    /// What was so a moment ago: it shows which counts are at rest.
+    past: Past,
     counted: Option<Instant>,
     written: Option<Instant>,
     retry: Duration,
@@ -122,7 +128,8 @@ impl Agent {
             kernel_release: settings.procfs.kernel_release().unwrap_or_default(),
             first_namespace: settings.procfs.in_first_namespace(),
             boot_id: settings.procfs.boot_id().ok(),
-            sockets: None,
+            census: Census::default(),
+            report_peers: settings.report_peers,
         };
         Self {
             api: Api::all(client),
@@ -133,6 +140,7 @@ impl Agent {
             stored: None,
             latest: None,
             surroundings,
+            past: Past::default(),
             counted: None,
             written: None,
             retry: RETRY_FIRST,
@@ -198,6 +206,7 @@ impl Agent {
         let turn = self.node.turn(order, confirmed, moment);
         let status = report::status(order, &turn, &self.surroundings, self.latest.as_ref(), moment.wall);
         self.latest = Some(status.clone());
+        self.past.note(&status, now);
         self.tell_obstacle(turn.obstacle.as_ref());
         let waits = self.request.is_some() || now < self.not_before;
         if waits || self.is_spoken_for(turn.obstacle.as_ref(), now) {
@@ -242,9 +251,13 @@ impl Agent {
             return;
         }
         self.counted = Some(now);
-        let before = self.surroundings.sockets.is_some();
-        self.surroundings.sockets = match sock_diag::sample(&self.settings.procfs) {
-            Ok(sample) => Some((sample, Timestamp::now())),
+        let at = Timestamp::now();
+        let census = &mut self.surroundings.census;
+        let before = census.states.is_some();
+        let sockstat = self.settings.procfs.sockstat().ok().and_then(|text| Sockstat::parse(&text));
+        census.sockstat = sockstat.map(|value| Dated { value, at });
+        census.states = match sock_diag::sample(&self.settings.procfs) {
+            Ok(sample) => Some(Dated { value: sample.counts, at }),
             Err(error) => {
                 if before || self.written.is_none() {
                     tracing::warn!(%error, "closing sockets cannot be counted; they are reported as unknown");
@@ -256,7 +269,7 @@ impl Agent {
 
     fn report(&mut self, status: TcpCloseNodeStatus, now: Instant) {
         let Some(order) = &self.order else { return };
-        let urgency = report::urgency(self.written.and(self.stored.as_ref()), &status);
+        let urgency = report::urgency(self.written.and(self.stored.as_ref()), self.past.earlier(), &status);
         let since = self.written.map_or(Duration::MAX, |written| now.duration_since(written));
         let interval = Duration::from_secs(order.report_interval_seconds.into());
         if report::is_due(urgency, since, interval, &self.settings.node) {
