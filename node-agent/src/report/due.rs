@@ -239,9 +239,7 @@ fn counts(status: &TcpCloseNodeStatus) -> Vec<(Owner<'_>, Counts)> {
         let (owner, fast) = (Owner::of_pod(pod), [pod.time_wait_and_fin_wait2, 0, 0]);
         let counts = with_states(fast, pod.states.as_ref());
         match all.iter_mut().find(|known| known.0 == owner) {
-            Some((_, sum)) => {
-                sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum = sum.saturating_add(count))
-            }
+            Some((_, sum)) => *sum = std::array::from_fn(|at| sum[at].saturating_add(counts[at])),
             None => all.push((owner, counts)),
         }
     }
