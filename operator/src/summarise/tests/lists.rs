@@ -155,6 +155,35 @@ fn coverage_is_absent_where_pods_are_not_counted_and_where_nothing_closes() {
 }
 
 #[test]
+fn a_status_of_large_numbers_and_long_words_takes_8_kilobytes_at_most() {
+    let names: Vec<_> = (0..12).map(|n| format!("n{n:062}")).collect();
+    let mut cluster = settled(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let most = u64::MAX / 100;
+    for name in &names {
+        cluster.agent_reports(name, |status| {
+            in_state("Failed", &"long ".repeat(100))(status);
+            let rates = Rates { overflows: Some(most), reused: Some(most), ..Rates::default() };
+            status.rates = Some(Rates { aborts_on_close: Some(most), resets_sent: Some(most), ..rates });
+            closing(most, Some(most))(status);
+            status.sockets.as_mut().unwrap().states = States {
+                time_wait: most,
+                orphans: most,
+                fin_wait1: most,
+                fin_wait2: most,
+                closing: most,
+                close_wait: most,
+                last_ack: most,
+                ..States::default()
+            };
+        });
+    }
+    let status = cluster.status("web");
+    assert_eq!((status.worst.len(), status.sockets.is_some()), (10, true));
+    let bytes = serde_json::to_vec(&status).unwrap().len();
+    assert!(bytes <= 8 * 1024, "{bytes}");
+}
+
+#[test]
 fn refusals_are_summed_up_by_rule() {
     let mut cluster = settled(&["n1", "n2", "n3", "n4", "n5"]);
     for node in ["n2", "n3", "n4", "n5"] {
