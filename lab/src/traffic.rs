@@ -4,7 +4,7 @@
 //! retransmit on another schedule.
 
 use std::{
-    io::Read,
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -108,6 +108,45 @@ pub fn last_ack(client: &Node, server: &Node, count: usize) -> Result<Held> {
         held.0.push(client);
     }
     Ok(held)
+}
+
+/// CLOSING without an owner on the server: both sides have sent their FIN before they saw the other's, and the client sees
+/// nothing any more. On the client the sockets stay in FIN_WAIT1, with an owner.
+pub fn closing(client: &Node, server: &Node, count: usize) -> Result<Held> {
+    let mut held = Held::default();
+    for (client, server) in connect(client, server, count)? {
+        drop_all(&client)?;
+        shut_down(&server)?;
+        shut_down(&client)?;
+        held.0.push(client);
+    }
+    Ok(held)
+}
+
+/// FIN_WAIT1 without an owner on the client, whose data cannot leave: the server is alive, does not read, and has closed its
+/// window.
+pub fn zero_window_orphans(client: &Node, server: &Node, count: usize) -> Result<Held> {
+    let pairs = connect(client, server, count)?;
+    let wanted = sockets::probing(client)? + count;
+    poll_until("the clients ask whether the window has opened", SETTLE, || {
+        pairs.iter().try_for_each(|(client, _)| fill(client))?;
+        let seen = sockets::probing(client)?;
+        Ok(Seen::when(seen >= wanted, || format!("{seen} of {wanted}")))
+    })?;
+    Ok(Held(pairs.into_iter().map(|(_, server)| server).collect()))
+}
+
+/// Sends until the socket takes no more.
+fn fill(mut socket: &Socket) -> Result<()> {
+    let act = "fill a connection";
+    socket.set_nonblocking(true).map_err(Error::system(act))?;
+    loop {
+        match socket.write(&[0; 16 * 1024]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(Error::system(act)(error)),
+        }
+    }
 }
 
 /// Connections that the client closed before the server accepted them: CLOSE_WAIT without an owner on the server, and yet

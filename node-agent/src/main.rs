@@ -87,7 +87,16 @@ fn run_in_cluster(arguments: Run) -> ExitCode {
 }
 
 fn start(arguments: Run) -> Result<(), String> {
-    let Run { node_name, node_address, kernel, journal, pods, textfile_directory, log_format: _ } = arguments;
+    let Run {
+        node_name,
+        node_address,
+        kernel,
+        journal,
+        pods,
+        textfile_directory,
+        report_peers,
+        log_format: _,
+    } = arguments;
     let procfs = kernel.into();
     let pods = pods.options(&procfs);
     let settings = Settings {
@@ -97,6 +106,7 @@ fn start(arguments: Run) -> Result<(), String> {
         node_address,
         pods,
         textfile_directory,
+        report_peers,
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = settings.node, "starts");
     runtime().map_err(|error| format!("the runtime cannot be started: {error}"))?.block_on(async {

@@ -19,7 +19,7 @@ use crate::cluster::{self, Error, News};
 use crate::node::{Moment, Node, Obstacle};
 use crate::order::Order;
 use crate::procfs::Procfs;
-use crate::report::{self, Surroundings};
+use crate::report::{self, Past, Surroundings};
 use crate::sample::{Census, PodOptions, Sampler};
 use crate::sentinel::Sentinel;
 use crate::textfile::Textfile;
@@ -48,6 +48,8 @@ pub struct Settings {
     pub pods: Option<PodOptions>,
     /// The folder that node_exporter reads files from; `None`: it is told nothing.
     pub textfile_directory: Option<PathBuf>,
+    /// Whether addresses of peers may be reported.
+    pub report_peers: bool,
 }
 
 type Request = Pin<Box<dyn Future<Output = Answer>>>;
@@ -71,6 +73,8 @@ struct Agent {
     surroundings: Surroundings,
     sampler: Sampler,
     textfile: Option<Textfile>,
+    /// What was so a moment ago: it shows which counts are at rest.
+    past: Past,
     written: Option<Instant>,
     retry: Duration,
     not_before: Instant,
@@ -129,6 +133,7 @@ impl Agent {
             first_namespace: settings.procfs.in_first_namespace(),
             boot_id: settings.procfs.boot_id().ok(),
             census: Census::default(),
+            report_peers: settings.report_peers,
         };
         Self {
             api: Api::all(client),
@@ -141,6 +146,7 @@ impl Agent {
             stored: None,
             latest: None,
             surroundings,
+            past: Past::default(),
             written: None,
             retry: RETRY_FIRST,
             not_before: Instant::now(),
@@ -208,6 +214,7 @@ impl Agent {
         let turn = self.node.turn(order, confirmed, moment);
         let status = report::status(order, &turn, &self.surroundings, self.latest.as_ref(), moment.wall);
         self.latest = Some(status.clone());
+        self.past.note(&status, now);
         self.tell_obstacle(turn.obstacle.as_ref());
         let waits = self.request.is_some() || now < self.not_before;
         if waits || self.is_spoken_for(turn.obstacle.as_ref(), now) {
@@ -249,7 +256,7 @@ impl Agent {
 
     fn report(&mut self, status: TcpCloseNodeStatus, now: Instant) {
         let Some(order) = &self.order else { return };
-        let urgency = report::urgency(self.written.and(self.stored.as_ref()), &status);
+        let urgency = report::urgency(self.written.and(self.stored.as_ref()), self.past.earlier(), &status);
         let since = self.written.map_or(Duration::MAX, |written| now.duration_since(written));
         let interval = Duration::from_secs(order.report_interval_seconds.into());
         if report::is_due(urgency, since, interval, &self.settings.node) {

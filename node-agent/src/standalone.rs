@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crds::manifest::Problem;
-use crds::node::NodeFacts;
+use crds::node::{NodeFacts, Sockets};
 use crds::state::State;
 use jiff::Timestamp;
 use tcp_close::Sysctl;
@@ -26,6 +26,7 @@ use crate::order::Order;
 use crate::procfs::Procfs;
 use crate::report;
 use crate::run::{TURN, any};
+use crate::sample::Dated;
 use crate::sentinel::Sentinel;
 use crate::sock_diag;
 use crate::watchdog::Watchdog;
@@ -232,7 +233,11 @@ impl Host {
         let observation = Observation {
             node: self.facts(),
             sysctls: Sysctl::ALL.into_iter().map(|sysctl| self.seen(sysctl)).collect(),
-            sockets: sample.as_ref().ok().map(|sample| report::sockets(sample, Timestamp::now())),
+            sockets: sample.as_ref().ok().map(|sample| Sockets {
+                states: report::census::states(Dated { value: sample.counts, at: Timestamp::now() }),
+                machine_orphans: sample.machine_orphans,
+                unattributed_orphans: None,
+            }),
         };
         print(&observation, self.format)?;
         if let Err(error) = sample {

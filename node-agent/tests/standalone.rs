@@ -368,7 +368,7 @@ fn observe_shows_every_sysctl_and_counts_with_the_names_of_a_status() {
     let parsed: Value = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!((said.code, parsed["sysctls"].as_array().unwrap().len()), (Some(0), 8));
     let counted: crds::node::Sockets = serde_json::from_value(parsed["sockets"].clone()).unwrap();
-    assert!(counted.measured_at.is_some());
+    assert!(counted.states.measured_at.is_some());
     let table = host.run(&["observe", "--proc", "/proc"]).stdout;
     for name in parsed["sockets"].as_object().unwrap().keys() {
         assert!(table.contains(&format!("\n{name} ")), "{name} in {table}");

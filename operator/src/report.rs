@@ -1,7 +1,7 @@
 //! Report: write statuses, and tell people of transitions. [`next_write`] decides; [`Reporter`] talks to the API server.
 //!
 //! Sockets count up and down all the time, and every write wakes everybody who watches tunings. So counts alone are
-//! written seldom, and ride along, a little more often, when something else is written.
+//! written seldom, and ride along, a little more often, when something else is written. An overflow that begins does not wait.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::summarise::SOCKETS;
 
 /// Counts alone are not written more often than this.
 const SOCKETS_ALONE: Duration = Duration::from_secs(30);
-/// Counts that ride along do not change more often than this.
+/// Counts that ride along, or that an overflow makes urgent, do not change more often than this.
 const SOCKETS_RIDING: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -37,9 +37,16 @@ pub fn next_write(
         return None;
     }
     if without_sockets(stored) == without_sockets(&fresh) {
-        return older_than(SOCKETS_ALONE).then_some(fresh);
+        let age = if overflow_begins(stored, &fresh) { SOCKETS_RIDING } else { SOCKETS_ALONE };
+        return older_than(age).then_some(fresh);
     }
     if older_than(SOCKETS_RIDING) { Some(fresh) } else { Some(with_sockets_of(fresh, stored)) }
+}
+
+/// Whether connections skip TIME_WAIT now that did not when the status was stored.
+fn overflow_begins(stored: &TcpCloseTuningStatus, fresh: &TcpCloseTuningStatus) -> bool {
+    let overflows = |status: &TcpCloseTuningStatus| status.sockets.as_ref()?.rates.as_ref()?.overflows;
+    overflows(stored).is_none_or(|rate| rate == 0) && overflows(fresh).is_some_and(|rate| rate > 0)
 }
 
 /// The part of a status that is written as soon as it differs.

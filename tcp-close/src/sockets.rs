@@ -30,6 +30,18 @@ impl State {
         Self::ALL.into_iter().find(|state| *state as u8 == number)
     }
 
+    /// What the kernel calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FinWait1 => "FIN_WAIT1",
+            Self::FinWait2 => "FIN_WAIT2",
+            Self::TimeWait => "TIME_WAIT",
+            Self::CloseWait => "CLOSE_WAIT",
+            Self::LastAck => "LAST_ACK",
+            Self::Closing => "CLOSING",
+        }
+    }
+
     /// The bit that selects it in a dump by sock_diag.
     pub const fn mask(self) -> u32 {
         1 << self as u8

@@ -15,10 +15,12 @@ use crate::{
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "counts_are_exact_for_time_wait", run: time_wait },
-    Test { name: "counts_are_exact_for_fin_wait1_orphans_and_the_machines_orphans", run: fin_wait1 },
-    Test { name: "counts_are_exact_for_fin_wait2_after_close_and_with_an_owner", run: fin_wait2 },
-    Test { name: "counts_are_exact_for_last_ack", run: last_ack },
-    Test { name: "counts_are_exact_for_connections_closed_before_they_were_accepted", run: never_accepted },
+    Test { name: "counts_are_exact_for_fin_wait1_zero_windows_and_the_machines_orphans", run: fin_wait1 },
+    Test {
+        name: "counts_are_exact_for_fin_wait2_with_and_without_an_owner_and_for_unaccepted",
+        run: fin_wait2,
+    },
+    Test { name: "counts_are_exact_for_last_ack_and_closing", run: last_ack },
 ];
 
 /// What an earlier test left in TIME_WAIT ends after 60 s. The last few of them are no material difference, and are reported
@@ -37,7 +39,9 @@ fn reported(status: &Value) -> Option<(SocketCounts, u64)> {
         close_wait: count("closeWait")?,
         last_ack: count("lastAck")?,
         orphans: count("orphans")?,
-        ..SocketCounts::default()
+        zero_window_orphans: count("zeroWindowOrphans")?,
+        fin_wait2_held: count("finWait2Held")?,
+        unaccepted: count("unaccepted")?,
     };
     Some((listed, count("machineOrphans")?))
 }
@@ -72,29 +76,27 @@ fn time_wait(suite: &Suite) -> Outcome {
 
 fn fin_wait1(suite: &Suite) -> Outcome {
     let (client, server) = pair(suite)?;
-    let _held = traffic::fin_wait1_orphans(client, server, 150)?;
-    is_exact(suite, client, |seen| seen.fin_wait1 == 150 && seen.orphans == 150)?;
+    let _held = traffic::fin_wait1_orphans(client, server, 150)?
+        .and(traffic::zero_window_orphans(client, server, 20)?);
+    is_exact(suite, client, |seen| {
+        (seen.fin_wait1, seen.orphans, seen.zero_window_orphans) == (170, 170, 20)
+    })?;
     // The machine has one counter; the other node shows it too, and none of its own.
     is_exact(suite, server, |seen| seen.orphans == 0)
 }
 
 fn fin_wait2(suite: &Suite) -> Outcome {
     let (client, server) = pair(suite)?;
-    let _held =
-        traffic::fin_wait2_orphans(client, server, 120)?.and(traffic::fin_wait2_held(client, server, 30)?);
-    is_exact(suite, client, |seen| seen.fin_wait2 == 150 && seen.orphans == 0)?;
-    is_exact(suite, server, |seen| seen.close_wait == 150)
+    let _held = traffic::fin_wait2_orphans(client, server, 120)?
+        .and(traffic::fin_wait2_held(client, server, 30)?)
+        .and(traffic::never_accepted(client, server, 110)?);
+    is_exact(suite, client, |seen| (seen.fin_wait2, seen.fin_wait2_held, seen.orphans) == (260, 30, 0))?;
+    is_exact(suite, server, |seen| (seen.close_wait, seen.unaccepted, seen.orphans) == (260, 110, 0))
 }
 
 fn last_ack(suite: &Suite) -> Outcome {
     let (client, server) = pair(suite)?;
-    let _held = traffic::last_ack(client, server, 120)?;
-    is_exact(suite, server, |seen| seen.last_ack == 120 && seen.orphans == 120)?;
-    is_exact(suite, client, |seen| seen.fin_wait2 == 120)
-}
-
-fn never_accepted(suite: &Suite) -> Outcome {
-    let (client, server) = pair(suite)?;
-    let _held = traffic::never_accepted(client, server, 120)?;
-    is_exact(suite, server, |seen| seen.close_wait == 120 && seen.orphans == 0)
+    let _held = traffic::last_ack(client, server, 120)?.and(traffic::closing(client, server, 40)?);
+    is_exact(suite, server, |seen| (seen.last_ack, seen.closing, seen.orphans) == (120, 40, 160))?;
+    is_exact(suite, client, |seen| (seen.fin_wait2_held, seen.fin_wait1, seen.orphans) == (120, 40, 0))
 }

@@ -10,8 +10,8 @@ use crate::sample::{Conntrack, Dated, Pair, PodCounts, PodName, PortUse};
 
 const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
 
-fn dated<T>(value: T) -> Option<Dated<T>> {
-    Some(Dated { value, at: Timestamp::from_second(1_700_000_000).unwrap() })
+fn dated<T>(value: T) -> Dated<T> {
+    Dated { value, at: Timestamp::from_second(1_700_000_000).unwrap() }
 }
 
 /// Everything is known.
@@ -35,11 +35,11 @@ fn full() -> Census {
         most: vec![pod],
     };
     Census {
-        sockstat: dated(Sockstat { tw: 14, machine_orphans: 3 }),
-        states: dated(SocketCounts { time_wait: 12, fin_wait2: 2, ..SocketCounts::default() }),
+        sockstat: Some(dated(Sockstat { tw: 14, machine_orphans: 3 })),
+        states: Some(dated(SocketCounts { time_wait: 12, fin_wait2: 2, ..SocketCounts::default() })),
         rates: Some(Rates { seconds: 60, overflows: Some(5), ..Rates::default() }),
         conntrack: Some(Conntrack { entries: 100, max: 262_144 }),
-        ports: dated(PortUse { behind: Vec::new(), pairs: vec![pair], available: 28_232 }),
+        ports: Some(dated(PortUse { behind: Vec::new(), pairs: vec![pair], available: 28_232 })),
         pods: Some(Ok(pods)),
         unattributed_orphans: Some(1),
     }
@@ -92,7 +92,7 @@ fn nobody_is_told_a_0_that_nobody_has_counted() {
     assert_eq!(text(&Census::default()), "");
     let unreadable = Census { pods: Some(Err("hidepid".into())), ..Census::default() };
     assert_eq!(text(&unreadable), "");
-    let idle = Census { states: dated(SocketCounts::default()), ..Census::default() };
+    let idle = Census { states: Some(dated(SocketCounts::default())), ..Census::default() };
     assert!(text(&idle).contains("tcpclose_node_sockets{state=\"time_wait\"} 0\n"));
 }
 

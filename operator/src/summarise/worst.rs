@@ -3,9 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use crds::TcpCloseNodeStatus;
 use crds::node::{States, SysctlStatus};
 use crds::tuning::{RefusalSummary, WorstNode};
-use tcp_close::sockets::two_digits;
+use tcp_close::sockets::{State, two_digits};
 
 use super::class::{Class, Finding, said};
 use super::{NAMES_MAX, clip, count};
@@ -15,6 +16,9 @@ const RULES_MAX: usize = 10;
 /// Ten of them, with names, have to fit in a status of 8 KB. The whole message is in the node's own status.
 const WORST_MESSAGE_MAX: usize = 256;
 const REFUSAL_MESSAGE_MAX: usize = 512;
+
+/// A pod with fewer sockets in CLOSE_WAIT is not said to leak.
+const LEAK_MIN: u64 = 100;
 
 /// The reason of a node where all is well, and which is listed for its closing sockets.
 pub const SOCKETS: &str = "Sockets";
@@ -62,28 +66,47 @@ fn worst_node(finding: &Finding<'_>, reason: &str, message: &str) -> WorstNode {
 }
 
 fn busy(finding: &Finding<'_>) -> Option<(u64, WorstNode)> {
-    let states = &finding.report?.sockets.as_ref()?.states;
-    let counts = [
-        (states.time_wait, "TIME_WAIT"),
-        (states.fin_wait1, "FIN_WAIT1"),
-        (states.fin_wait2, "FIN_WAIT2"),
-        (states.closing, "CLOSING"),
-        (states.close_wait, "CLOSE_WAIT"),
-        (states.last_ack, "LAST_ACK"),
-    ];
-    let total = closing(states);
-    let said = counts.iter().filter(|(count, _)| *count > 0);
-    let message =
-        said.map(|(count, state)| format!("{} {state}", two_digits(*count))).collect::<Vec<_>>().join(", ");
-    let worst = WorstNode { name: finding.node.into(), reason: SOCKETS.into(), message };
-    (total > 0).then_some((total, worst))
+    let report = finding.report?;
+    let total = report.sockets.as_ref().map_or(0, |sockets| closing(&sockets.states));
+    let said = report.sockets.iter().flat_map(|sockets| by_state(&sockets.states));
+    let said = said.filter(|(count, _)| *count > 0);
+    let said = said.map(|(count, state)| format!("{} {}", two_digits(count), state.name()));
+    let parts = [said.collect::<Vec<_>>().join(", "), leak(report).unwrap_or_default()];
+    let message = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
+    (!message.is_empty()).then(|| (total, worst_node(finding, SOCKETS, &message)))
+}
+
+/// The pod that leaks most, where one has so many in CLOSE_WAIT that it is no accident.
+fn leak(report: &TcpCloseNodeStatus) -> Option<String> {
+    let named = report.pods.iter().flat_map(|pods| &pods.most).filter_map(|pod| {
+        let states = pod.states.as_ref()?;
+        // Those that nobody has accepted yet wait for the program, and are not its leak.
+        let leaked = states.close_wait.saturating_sub(states.unaccepted.unwrap_or_default());
+        Some((leaked, pod.namespace.as_deref()?, pod.name.as_deref()?))
+    });
+    let (leaked, namespace, name) = named.max().filter(|(leaked, ..)| *leaked >= LEAK_MIN)?;
+    Some(format!(
+        "pod {namespace}/{name} leaks {} {}: no sysctl helps",
+        two_digits(leaked),
+        State::CloseWait.name()
+    ))
+}
+
+fn by_state(states: &States) -> [(u64, State); 6] {
+    let States { time_wait, fin_wait1, fin_wait2, closing, close_wait, last_ack, .. } = *states;
+    [
+        (time_wait, State::TimeWait),
+        (fin_wait1, State::FinWait1),
+        (fin_wait2, State::FinWait2),
+        (closing, State::Closing),
+        (close_wait, State::CloseWait),
+        (last_ack, State::LastAck),
+    ]
 }
 
 /// All that close, rounded: nodes must not change places with every report.
 fn closing(states: &States) -> u64 {
-    let States { time_wait, fin_wait1, fin_wait2, closing, close_wait, last_ack, .. } = states;
-    let all = [time_wait, fin_wait1, fin_wait2, closing, close_wait, last_ack];
-    two_digits(all.into_iter().fold(0, |sum, count| count.saturating_add(sum)))
+    two_digits(by_state(states).iter().fold(0, |sum, (count, _)| count.saturating_add(sum)))
 }
 
 /// The rules that forbid something, by id, with the words of the first node.

@@ -1,7 +1,7 @@
 //! Counts, sums and lists.
 
 use crds::TcpCloseNodeStatus;
-use crds::node::{Pods, Rates, Sockstat};
+use crds::node::{PodCounts, Pods, Rates, Sockstat, States};
 use crds::tuning::{Coverage, RateSums};
 
 use super::settled;
@@ -32,6 +32,42 @@ fn the_worst_nodes_come_by_what_is_wrong_and_then_by_sockets() {
     let spoken: Vec<_> = worst.iter().map(|worst| format!("{} {}", worst.name, worst.reason)).collect();
     assert_eq!(spoken, ["n5 Failed", "n4 Refused", "n3 Stale", "n2 Pending", "n6 Sockets", "n1 Sockets"]);
     assert_eq!(worst[4].message, "1200 TIME_WAIT");
+}
+
+/// Pods by name, so many in CLOSE_WAIT, so many of them not accepted.
+fn pods(leaks: &[(&str, u64, u64)]) -> Pods {
+    let most = leaks.iter().map(|&(name, close_wait, unaccepted)| PodCounts {
+        namespace: Some("shop".into()),
+        name: Some(name.into()),
+        states: Some(States { close_wait, unaccepted: Some(unaccepted), ..States::default() }),
+        ..PodCounts::default()
+    });
+    Pods { most: most.collect(), ..Pods::default() }
+}
+
+#[test]
+fn the_pod_that_leaks_most_is_named_with_its_node() {
+    let mut cluster = settled(&["n1", "n2"]);
+    cluster.agent_reports("n1", |status| status.pods = Some(pods(&[("web-1", 812, 0), ("web-2", 700, 0)])));
+    cluster.agent_reports("n2", |status| {
+        (status.sockets, status.pods) = (None, Some(pods(&[("web-3", 100, 0)])));
+    });
+    let worst = cluster.status("web").worst;
+    let messages: Vec<_> = worst.iter().map(|worst| worst.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        [
+            "1200 TIME_WAIT; pod shop/web-1 leaks 810 CLOSE_WAIT: no sysctl helps",
+            "pod shop/web-3 leaks 100 CLOSE_WAIT: no sysctl helps"
+        ]
+    );
+}
+
+#[test]
+fn a_few_in_close_wait_and_those_that_wait_to_be_accepted_are_no_leak() {
+    let mut cluster = settled(&["n1"]);
+    cluster.agent_reports("n1", |status| status.pods = Some(pods(&[("web-1", 99, 0), ("web-2", 500, 401)])));
+    assert_eq!(cluster.status("web").worst[0].message, "1200 TIME_WAIT");
 }
 
 #[test]
@@ -78,7 +114,7 @@ fn aborts_of_every_kind_are_one_sum_and_what_no_node_can_tell_is_absent() {
         });
     });
     cluster.agent_reports("n2", |status| {
-        status.rates = Some(Rates { aborts_on_close: Some(9), ..Rates::default() })
+        status.rates = Some(Rates { aborts_on_close: Some(9), ..Rates::default() });
     });
     let rates = cluster.status("web").sockets.unwrap().rates.unwrap();
     let expected =
@@ -116,6 +152,35 @@ fn coverage_is_absent_where_pods_are_not_counted_and_where_nothing_closes() {
     assert_eq!(cluster.status("web").sockets.unwrap().coverage, None);
     cluster.agent_reports("n1", closing(0, Some(0)));
     assert_eq!(cluster.status("web").sockets.unwrap().coverage, None);
+}
+
+#[test]
+fn a_status_of_large_numbers_and_long_words_takes_8_kilobytes_at_most() {
+    let names: Vec<_> = (0..12).map(|n| format!("n{n:062}")).collect();
+    let mut cluster = settled(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let most = u64::MAX / 100;
+    for name in &names {
+        cluster.agent_reports(name, |status| {
+            in_state("Failed", &"long ".repeat(100))(status);
+            let rates = Rates { overflows: Some(most), reused: Some(most), ..Rates::default() };
+            status.rates = Some(Rates { aborts_on_close: Some(most), resets_sent: Some(most), ..rates });
+            closing(most, Some(most))(status);
+            status.sockets.as_mut().unwrap().states = States {
+                time_wait: most,
+                orphans: most,
+                fin_wait1: most,
+                fin_wait2: most,
+                closing: most,
+                close_wait: most,
+                last_ack: most,
+                ..States::default()
+            };
+        });
+    }
+    let status = cluster.status("web");
+    assert_eq!((status.worst.len(), status.sockets.is_some()), (10, true));
+    let bytes = serde_json::to_vec(&status).unwrap().len();
+    assert!(bytes <= 8 * 1024, "{bytes}");
 }
 
 #[test]
