@@ -129,12 +129,8 @@ impl Textfile {
 
     /// Removes it: what nobody measures any longer is not shown.
     pub fn remove(self) {
-        let removed = open(&self.folder).and_then(|folder| {
-            match rustix::fs::unlinkat(&folder, FILE, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => Ok(()),
-                Err(errno) => Err(self.failed(errno.into())),
-            }
-        });
+        let removed =
+            open(&self.folder).and_then(|folder| delete(&folder).map_err(|error| self.failed(error)));
         if let Err(why) = removed {
             tracing::warn!(%why, "the textfile for node_exporter is not removed");
         }
@@ -166,6 +162,14 @@ fn replace(folder: &OwnedFd, text: &str) -> std::io::Result<()> {
     rustix::fs::fchmod(&file, READABLE)?;
     File::from(file).write_all(text.as_bytes())?;
     Ok(rustix::fs::renameat(folder, UNFINISHED, folder, FILE)?)
+}
+
+/// What is not there is removed already.
+fn delete(folder: &OwnedFd) -> std::io::Result<()> {
+    match rustix::fs::unlinkat(folder, FILE, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// The metrics of a census.

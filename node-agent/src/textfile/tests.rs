@@ -175,6 +175,16 @@ fn a_new_file_takes_the_old_ones_place_and_leaves_nothing_beside_it() {
 }
 
 #[test]
+fn a_file_that_is_removed_is_gone_and_one_that_never_was_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = OwnedFd::from(File::open(dir.path()).unwrap());
+    replace(&folder, "").unwrap();
+    delete(&folder).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    delete(&folder).unwrap();
+}
+
+#[test]
 fn a_folder_that_is_refused_keeps_nobody_from_going_on() {
     let dir = tempfile::tempdir().unwrap();
     let mut textfile = Textfile::new(dir.path().join("absent"));
