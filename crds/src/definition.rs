@@ -11,6 +11,9 @@ use tcp_close::rule::RULES;
 use crate::tuning::{NodeSelector, NodeSelectorRequirement};
 use crate::{TcpCloseNode, TcpCloseTuning};
 
+/// Whether an object is changed, and not made.
+const HAS_OLD_SELF: &str = "oldSelf.hasValue()";
+
 /// A definition could not be generated: a mistake in this crate, which a test finds.
 pub type Error = serde_json::Error;
 
@@ -62,8 +65,10 @@ pub fn tuning() -> Result<CustomResourceDefinition, Error> {
     finish(&mut definition);
     let spec = property(&mut definition, &["spec"]);
     for rule in RULES {
-        if let (Some(cel), Some(sysctl)) = (rule.cel(), rule.sysctl) {
-            validate(spec, &cel, &rule.object_message(), Some(&format!(".sysctls.{}", sysctl.field())));
+        if let (Some(cel), Some(breach), Some(sysctl)) = (rule.cel(), rule.breach_as_cel(), rule.sysctl) {
+            let field = format!("sysctls.{}", sysctl.field());
+            let cel = ratcheting(&cel, &breach, &field);
+            validate(spec, &cel, &rule.object_message(), Some(&format!(".{field}")));
         }
     }
     let sysctls = property(&mut definition, &["spec", "sysctls"]);
@@ -87,6 +92,14 @@ pub fn tuning() -> Result<CustomResourceDefinition, Error> {
         );
     }
     serde_json::from_value(definition)
+}
+
+/// A rule that lets what was stored before the rule was there be edited elsewhere. An API server checks a rule on the spec
+/// again whatever changes in it. What was acknowledged then is not asked: CEL that looks through a list of the old spec
+/// costs more than an API server allows.
+fn ratcheting(cel: &str, breach: &str, field: &str) -> String {
+    let old = breach.replace("self.", "oldSelf.value().");
+    format!("({cel}) || ({HAS_OLD_SELF} && {old} && oldSelf.value().{field} == self.{field})")
 }
 
 /// The definition of `TcpCloseNode`.
@@ -158,6 +171,10 @@ fn validate(schema: &mut Map<String, Value>, rule: &str, message: &str, field_pa
     if let Some(field_path) = field_path {
         validation["fieldPath"] = json!(field_path);
         validation["reason"] = json!("FieldValueInvalid");
+    }
+    // Else it would be asked of changed objects only.
+    if rule.contains(HAS_OLD_SELF) {
+        validation["optionalOldSelf"] = json!(true);
     }
     let list = schema.entry("x-kubernetes-validations").or_insert_with(|| json!([]));
     if let Value::Array(list) = list {

@@ -35,6 +35,7 @@ mod helm;
 mod inputs;
 mod leader;
 mod lives;
+mod lost;
 mod messages;
 mod misplaced;
 mod orders;
@@ -44,8 +45,10 @@ mod rights;
 mod rivals;
 mod rules;
 mod standalone;
+mod stored;
 mod strace;
 mod strangers;
+mod whole_run;
 
 /// The tests of `cargo lab test`.
 const TESTS: &[&[Test]] = &[
@@ -60,7 +63,6 @@ const TESTS: &[&[Test]] = &[
     faults::TESTS,
     messages::TESTS,
     prove::TESTS,
-    rivals::TESTS,
     cautions::TESTS,
     misplaced::TESTS,
     standalone::TESTS,
@@ -69,10 +71,16 @@ const TESTS: &[&[Test]] = &[
 ];
 /// What takes long, for `cargo lab test --all`.
 const LONG_TESTS: &[&[Test]] = &[
+    orders::LONG_TESTS,
+    rivals::LONG_TESTS,
+    misplaced::LONG_TESTS,
     leader::LONG_TESTS,
     helm::LONG_TESTS,
     faults::LONG_TESTS,
+    lost::LONG_TESTS,
+    stored::LONG_TESTS,
     crash::LONG_TESTS,
+    whole_run::LONG_TESTS,
     lives::LONG_TESTS,
     benches::LONG_TESTS,
     fuzz::LONG_TESTS,

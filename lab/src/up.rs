@@ -95,7 +95,7 @@ fn provide(cluster: &Cluster) -> Result<()> {
     }
     let on_nodes = cluster.node_programs();
     files::make_folder(&on_nodes)?;
-    for name in ["kubelet", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "ip", "ss"] {
+    for name in ["kubelet", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "ip", "ss", "strace"] {
         files::link(&programs.join(name), &on_nodes.join(name))?;
     }
     Ok(())

@@ -301,6 +301,9 @@ fn checksum(body: &str) -> String {
 }
 
 #[cfg(test)]
+mod v0_1_0;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -338,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn the_journal_of_v0_1_0_is_read() {
+    fn the_journal_of_v0_1_0_is_read_and_written_as_it_was() {
         let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lab/fixtures/v0.1.0/journal");
         let dir = tempfile::tempdir().unwrap();
         fs::copy(&kept, dir.path().join(FILE)).unwrap();
@@ -346,6 +349,9 @@ mod tests {
         let journal = Journal::open(dir.path(), &contents.life).unwrap();
         let record = Record { baseline: 60, confirmed: Some(30), intended: None };
         assert_eq!(journal.records()[&Sysctl::FinTimeout], record);
+        // And the same state is written again as the same text.
+        let again = encode(&contents.life, contents.order.as_ref(), journal.records());
+        assert_eq!(again, fs::read_to_string(&kept).unwrap());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Decodes a node's order. What this agent does not know is set aside with a reason, and blinds nothing else.
 
 use crds::node::{EntryAction, ObservedTuning, SysctlEntry};
+use crds::tuning::{DriftPolicyName, Safety};
 use crds::{TcpCloseNode, state::State};
 use tcp_close::Sysctl;
 use tcp_close::order::{Action, Entries, Entry};
@@ -114,27 +115,34 @@ fn decode_entry(saved: &SysctlEntry) -> Result<(Sysctl, Entry), SetAside> {
         (EntryAction::Restore, _) => Action::Restore,
         (EntryAction::Release, _) => Action::Release,
     };
-    Ok((
-        sysctl,
-        Entry {
-            action,
-            tuning: saved.tuning.name.clone(),
-            priority: saved.priority.unwrap_or_default(),
-            clients_behind_nat: saved.safety.clients_behind_nat(),
-            acknowledged: saved.safety.acknowledged(),
-            drift_policy: saved.drift_policy.unwrap_or_default().into(),
-        },
-    ))
+    let priority = saved.priority.unwrap_or_default();
+    let drift_policy = saved.drift_policy.unwrap_or_default();
+    Ok((sysctl, entry(action, &saved.tuning.name, priority, &saved.safety, drift_policy)))
 }
 
-/// What a tuning would order here if it did not only observe.
+/// What a tuning orders of one sysctl, with what it says of itself.
+pub fn entry(
+    action: Action,
+    tuning: &str,
+    priority: i32,
+    safety: &Safety,
+    drift_policy: DriftPolicyName,
+) -> Entry {
+    Entry {
+        action,
+        tuning: tuning.into(),
+        priority,
+        clients_behind_nat: safety.clients_behind_nat(),
+        acknowledged: safety.acknowledged(),
+        drift_policy: drift_policy.into(),
+    }
+}
+
+/// What a tuning would order here if it did not only observe. Its priority counts for nothing, and it puts nothing right.
 pub fn hypothetical(observed: &ObservedTuning) -> Entries {
-    let entry = |value| Entry {
-        clients_behind_nat: observed.safety.clients_behind_nat(),
-        acknowledged: observed.safety.acknowledged(),
-        ..Entry::new(Action::Set(value), &observed.tuning.name)
-    };
-    observed.sysctls.values().into_iter().map(|(sysctl, value)| (sysctl, entry(value))).collect()
+    let ObservedTuning { tuning, sysctls, safety } = observed;
+    let entry = |value| entry(Action::Set(value), &tuning.name, 0, safety, DriftPolicyName::default());
+    sysctls.values().into_iter().map(|(sysctl, value)| (sysctl, entry(value))).collect()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crds::node::{EntryAction, SysctlEntry};
 use crds::state::State;
+use crds::tuning::RemovalPolicy;
 use crds::{TcpCloseNode, TcpCloseNodeSpec, revision};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -66,8 +67,10 @@ pub enum Write {
         name: String,
         /// The uid of the object.
         uid: String,
-        /// Keys that were to be put back, and the node never said that it had.
-        unacknowledged: Vec<String>,
+        /// Keys that the node never said it had put back.
+        not_restored: Vec<String>,
+        /// Whether it had been asked to put one of them back.
+        asked: bool,
     },
 }
 
@@ -174,14 +177,28 @@ fn skipped(stored: &TcpCloseNode, name: &str) -> Option<String> {
 
 fn delete(name: &str, object: &OrderObject) -> Write {
     let stored = object.0.as_ref().ok();
-    let unacknowledged = stored.into_iter().flat_map(|stored| {
-        let restores = stored.spec.sysctls.iter().filter(|entry| entry.action == EntryAction::Restore);
-        restores.filter(|entry| !is_removed(stored, &entry.name)).map(|entry| entry.name.clone())
-    });
+    let keeping =
+        stored.map(|stored| stored.spec.sysctls.iter().filter(|entry| keeps_our_value(stored, entry)));
+    let entries: Vec<_> = keeping.into_iter().flatten().collect();
     Write::Delete {
         name: name.into(),
         uid: object.meta().uid.clone().unwrap_or_default(),
-        unacknowledged: unacknowledged.collect(),
+        not_restored: entries.iter().map(|entry| entry.name.clone()).collect(),
+        asked: entries.iter().any(|entry| entry.action == EntryAction::Restore),
+    }
+}
+
+/// Whether a node that goes now may keep a value of ours that was to be put back one day.
+fn keeps_our_value(stored: &TcpCloseNode, entry: &SysctlEntry) -> bool {
+    match entry.action {
+        EntryAction::Restore => !is_removed(stored, &entry.name),
+        EntryAction::Set | EntryAction::Hold => {
+            let mut rows = stored.status.iter().flat_map(|status| &status.sysctls);
+            let row = rows.find(|row| row.name == entry.name);
+            let changed = row.is_some_and(|row| row.baseline.is_some() && row.baseline != row.live);
+            changed && entry.removal_policy == RemovalPolicy::Restore
+        }
+        EntryAction::Release => false,
     }
 }
 
@@ -291,8 +308,11 @@ async fn delete_uid(client: &Client, name: &str, uid: &str) -> Result<Taken, Err
     let this_one = Preconditions { uid: Some(uid.into()), resource_version: None };
     let params = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
     // The answer to a deletion is the object, which may be one that cannot be decoded.
-    let deleted = Api::<OrderObject>::all(client.clone()).delete(name, &params).await;
-    taken(deleted, |error| Error::Delete(error, name.into()))
+    match Api::<OrderObject>::all(client.clone()).delete(name, &params).await {
+        // The garbage collector was faster.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Taken::Yes),
+        deleted => taken(deleted, |error| Error::Delete(error, name.into())),
+    }
 }
 
 fn taken<T>(result: kube::Result<T>, error: impl FnOnce(kube::Error) -> Error) -> Result<Taken, Error> {

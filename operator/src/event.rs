@@ -116,14 +116,15 @@ pub fn of_write(write: &Write) -> Option<Transition> {
             let reason = if skipped { State::RestoreSkipped.as_str() } else { State::Restored.as_str() };
             Some(Transition { warning: skipped, reason: reason.into(), message })
         }
-        Write::Delete { unacknowledged, .. } if unacknowledged.is_empty() => None,
-        Write::Delete { name, unacknowledged, .. } => {
-            let keys = unacknowledged.join(", ");
+        Write::Delete { not_restored, .. } if not_restored.is_empty() => None,
+        Write::Delete { name, not_restored, asked, .. } => {
+            let keys = not_restored.join(", ");
             let message = format!(
                 "Node {name} is gone and never said that it had put back {keys}: if the machine lives on, it keeps \
                  our values until it boots"
             );
-            Some(Transition { warning: true, reason: "RestoreUnacknowledged".into(), message })
+            // Where nobody had asked it to, as with each node that an autoscaler takes away, it is no fault.
+            Some(Transition { warning: *asked, reason: "NotRestored".into(), message })
         }
     }
 }

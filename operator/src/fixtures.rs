@@ -274,6 +274,7 @@ fn acknowledge(object: &TcpCloseNode) -> TcpCloseNodeStatus {
         }
         .into(),
         live: Some(entry.value.unwrap_or(60)),
+        baseline: (entry.action != EntryAction::Release).then_some(60),
         desired: entry.value,
         ..row(&entry.name)
     });

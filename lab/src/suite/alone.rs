@@ -8,12 +8,14 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
+
 use super::{Failure, Outcome, Suite, ensure, everywhere, strace::Strace, tuning};
 use crate::{
     error::{Error, Result},
     files,
     namespace::NetNamespace,
-    process::{output, shown},
+    process::{Process, output, shown},
     report::{Seen, poll_until},
 };
 
@@ -71,20 +73,30 @@ impl Alone {
         Ok(fs::rename(&new, &file).map_err(Error::file("replace", &file))?)
     }
 
-    fn tuning(&self) -> PathBuf {
+    /// The file that it is tuned from.
+    pub(super) fn tuning(&self) -> PathBuf {
         self.folder.join("tuning.yaml")
     }
 
     /// The command line that puts the tuning into force.
     pub(super) fn apply(&self) -> Vec<String> {
-        let [agent, tuning, state] = [&self.agent, &self.tuning(), &self.state()].map(|path| text(path));
-        [&agent, "apply", "-f", &tuning, "--state", &state].map(str::to_owned).to_vec()
+        self.line(&["apply"])
     }
 
     /// The command line that puts back what was there before.
     pub(super) fn restore(&self) -> Vec<String> {
-        let [agent, state] = [&self.agent, &self.state()].map(|path| text(path));
-        [&agent, "restore", "--state", &state].map(str::to_owned).to_vec()
+        self.line(&["restore"])
+    }
+
+    /// The agent's command line for a verb and what belongs to it.
+    pub(super) fn line(&self, words: &[&str]) -> Vec<String> {
+        let [agent, tuning, state] = [&self.agent, &self.tuning(), &self.state()].map(|path| text(path));
+        let file: &[&str] = if words[0] == "restore" { &[] } else { &["--filename", &tuning] };
+        [&[agent.as_str()], words, &["--state", &state], file]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Starts an agent that goes on until it is dropped.
@@ -92,8 +104,8 @@ impl Alone {
         let log = self.folder.join("log");
         let file = File::create(&log).map_err(Error::file("make", &log))?;
         let errors = file.try_clone().map_err(Error::file("open", &log))?;
-        let mut command = command(&self.apply());
-        command.arg("--watch").stdout(file).stderr(errors);
+        let mut command = command(&self.line(&["apply", "--watch"]));
+        command.stdout(file).stderr(errors);
         let child = command.spawn().map_err(|source| Error::Start { program: shown(&command), source })?;
         Ok(Watching { child, log })
     }
@@ -110,10 +122,10 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// A command line, to be run as it is.
+/// A command line, to be run as it is: no variable of the person's sets an option.
 pub(super) fn command(line: &[String]) -> Command {
     let mut command = Command::new(&line[0]);
-    command.args(&line[1..]);
+    command.args(&line[1..]).env_clear();
     command
 }
 
@@ -142,7 +154,7 @@ pub(super) fn says(said: &str, wanted: &str) -> Outcome {
     ensure(said.contains(wanted), || format!("{wanted:?} is not in:\n{said}"))
 }
 
-/// An agent that goes on until this is dropped. Its end is a kill.
+/// An agent that goes on until it is asked to end, or until this is dropped: then its end is a kill.
 pub(super) struct Watching {
     child: Child,
     log: PathBuf,
@@ -155,6 +167,15 @@ impl Watching {
             let log = files::read(&self.log)?;
             Ok(Seen::when(log.contains(what), || files::last_lines(&log, 5)))
         })
+    }
+
+    /// Asks it to end; returns how it did, and all that it said.
+    pub(super) fn end(mut self) -> Result<(Option<i32>, String)> {
+        if let Some(process) = Process::of_pid(self.child.id()) {
+            process.signal(Signal::TERM)?;
+        }
+        let status = self.child.wait().map_err(Error::system("wait for the agent"))?;
+        Ok((status.code(), files::read(&self.log)?))
     }
 }
 

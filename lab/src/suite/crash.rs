@@ -51,16 +51,16 @@ fn texts<'a>(values: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str
 
 /// A whole run, which ends well.
 fn run(alone: &Alone, line: &[String]) -> Result<Trace, Failure> {
-    let trace = alone.strace.run(&alone.folder, None, line)?;
-    ended(&trace.output, IN_FORCE)?;
+    let (output, trace) = alone.strace.run(&alone.folder, None, line)?;
+    ended(&output, IN_FORCE)?;
     Ok(trace)
 }
 
 /// A run that is killed when it is about to make a call.
 fn killed_at(alone: &Alone, line: &[String], call: &Nth) -> Result<Trace, Failure> {
-    let trace = alone.strace.run(&alone.folder, Some(&call.inject("signal=SIGKILL")), line)?;
-    let was_killed = trace.output.status.signal() == Some(Signal::KILL.as_raw());
-    ensure(was_killed, || format!("it was not killed: {}", trace.output.status))?;
+    let (output, trace) = alone.strace.run(&alone.folder, Some(&call.inject("signal=SIGKILL")), line)?;
+    let was_killed = output.status.signal() == Some(Signal::KILL.as_raw());
+    ensure(was_killed, || format!("it was not killed: {}", output.status))?;
     Ok(trace)
 }
 
@@ -158,8 +158,8 @@ fn refused_by_the_kernel(suite: &Suite) -> Outcome {
         let before = values()?;
         for (error, words) in [("EIO", "(os error 5)"), ("EINVAL", "(os error 22)")] {
             let inject = format!("pwrite64:error={error}:when=2");
-            let trace = alone.strace.run(&alone.folder, Some(&inject), &alone.apply())?;
-            let said = ended(&trace.output, FAILED)?;
+            let (output, trace) = alone.strace.run(&alone.folder, Some(&inject), &alone.apply())?;
+            let said = ended(&output, FAILED)?;
             holds(&texts(&before))?;
             says(&said, "/proc/sys/net/ipv4/tcp_fin_timeout: the kernel did not take 30")?;
             says(&said, words)?;

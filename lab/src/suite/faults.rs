@@ -29,18 +29,18 @@ use crate::{
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "agents_that_are_killed_come_back_and_write_nothing", run: agents_come_back },
+    Test { name: "deleting_a_tuning_returns_at_once_without_any_agent", run: no_agents },
+    Test { name: "an_operator_that_is_killed_catches_up", run: operator_catches_up },
+];
+
+pub(super) const LONG_TESTS: &[Test] = &[
     Test {
         name: "what_changed_while_an_agent_was_dead_is_right_within_10_s_of_its_start",
         run: changed_while_dead,
     },
     Test { name: "a_damaged_journal_is_said_in_words_and_stops_one_node_only", run: damaged_journal },
-    Test { name: "deleting_a_tuning_returns_at_once_without_any_agent", run: no_agents },
-    Test { name: "an_operator_that_is_killed_catches_up", run: operator_catches_up },
     Test { name: "an_api_server_that_restarts_costs_no_write", run: api_server_restarts },
     Test { name: "an_etcd_that_is_killed_costs_no_write", run: etcd_is_killed },
-];
-
-pub(super) const LONG_TESTS: &[Test] = &[
     Test { name: "etcd_may_be_away_for_a_minute", run: etcd_is_away },
     Test { name: "a_node_in_a_new_life_drops_the_old_baseline", run: new_life },
     Test { name: "a_node_object_made_anew_gets_a_new_order_and_keeps_its_baselines", run: new_node_object },
@@ -49,19 +49,19 @@ pub(super) const LONG_TESTS: &[Test] = &[
 const JOURNAL: &str = "/var/lib/tcp-close-tuning/journal";
 
 /// A container that was killed is back after some seconds; a loaded machine may take longer.
-const BACK: Duration = Duration::from_secs(60);
+pub(super) const BACK: Duration = Duration::from_secs(60);
 /// After its start an agent has this long until all is right.
 const RIGHT: Duration = Duration::from_secs(10);
 /// After the API server is back, statuses have this long to become true.
 const TRUE_AGAIN: Duration = Duration::from_secs(30);
 /// A node that starts anew brings containerd, kubelet and its pods up.
-const NODE_IS_BACK: Duration = Duration::from_mins(2);
+pub(super) const NODE_IS_BACK: Duration = Duration::from_mins(2);
 /// So long an observer watches that nothing happens.
 const WATCHED: Duration = Duration::from_secs(3);
 
 // ---- who runs ----
 
-fn only(node: &Node, program: &str) -> Result<Option<Process>> {
+pub(super) fn only(node: &Node, program: &str) -> Result<Option<Process>> {
     Ok(node.processes(program)?.first().copied())
 }
 
@@ -167,7 +167,11 @@ pub(super) fn wait_for_row(
     Ok(())
 }
 
-fn wait_for_value_within(node: &Node, value: &str, deadline: Duration) -> Result<Duration, Failure> {
+pub(super) fn wait_for_value_within(
+    node: &Node,
+    value: &str,
+    deadline: Duration,
+) -> Result<Duration, Failure> {
     let what = format!("{FIN_TIMEOUT} is {value} on {}", node.name);
     Ok(poll_until(&what, deadline, || {
         let live = node.read_sysctl(FIN_TIMEOUT)?;
@@ -293,7 +297,7 @@ fn no_agents(suite: &Suite) -> Outcome {
 }
 
 /// Patches the nodeSelector of the DaemonSet, and waits until so many agents run.
-fn select_agents(suite: &Suite, selector: &str, agents: usize) -> Outcome {
+pub(super) fn select_agents(suite: &Suite, selector: &str, agents: usize) -> Outcome {
     let name = format!("{RELEASE}-agent");
     let patch = format!(r#"{{"spec":{{"template":{{"spec":{{"nodeSelector":{selector}}}}}}}}}"#);
     suite.cluster.kubectl(&["patch", "daemonset", &name, "--namespace", NAMESPACE, "--patch", &patch])?;

@@ -26,11 +26,11 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "a_misspelt_value_of_the_chart_is_refused_by_its_name", run: misspelt_value },
     Test { name: "without_countpods_the_agent_sees_nothing_of_pods", run: without_pods },
     Test { name: "the_charts_switches_make_what_they_name", run: switches },
-    Test { name: "kstatus_judges_every_situation_as_flux_would", run: kstatus },
 ];
 
-/// They replace every pod.
+/// They replace every pod, or wait for a tie that lasts.
 pub(super) const LONG_TESTS: &[Test] = &[
+    Test { name: "kstatus_judges_every_situation_as_flux_would", run: kstatus },
     Test { name: "helm_upgrade_keeps_tunings_and_values_in_force", run: upgrade },
     Test { name: "helm_uninstall_keeps_crds_tunings_and_values_until_the_next_install", run: uninstall },
 ];

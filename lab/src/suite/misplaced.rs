@@ -25,12 +25,15 @@ use crate::{
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "an_agent_whose_writes_would_miss_its_node_writes_nothing", run: wrong_places },
-    Test { name: "of_two_agents_on_one_node_the_second_observes_and_says_so", run: two_agents },
     Test { name: "a_file_named_hold_stops_the_writes_of_one_node", run: hold_file },
     Test { name: "what_was_stored_behind_admissions_back_is_refused_by_the_agent", run: behind_admission },
 ];
 
-const STATE_FOLDER: &str = "/var/lib/tcp-close-tuning";
+/// It watches two agents for longer than the time between two statuses.
+pub(super) const LONG_TESTS: &[Test] =
+    &[Test { name: "of_two_agents_on_one_node_the_second_observes_and_says_so", run: two_agents }];
+
+pub(super) const STATE_FOLDER: &str = "/var/lib/tcp-close-tuning";
 /// A pod is started within a few seconds; a loaded machine may take longer.
 const STARTED: Duration = Duration::from_secs(60);
 /// Statuses are written 5 s apart: so long two agents are watched.
@@ -39,7 +42,7 @@ const WATCHED: Duration = Duration::from_secs(7);
 // ---- agents of the test's own ----
 
 /// An agent's pod that a test puts onto a node beside the chart's.
-struct ExtraAgent<'a> {
+pub(super) struct ExtraAgent<'a> {
     suite: &'a Suite,
     node: &'a Node,
     name: String,
@@ -47,7 +50,7 @@ struct ExtraAgent<'a> {
 
 impl<'a> ExtraAgent<'a> {
     /// What the chart's pods are, with a change.
-    fn start(suite: &'a Suite, node: &'a Node, change: impl FnOnce(&mut Value)) -> Result<Self> {
+    pub(super) fn start(suite: &'a Suite, node: &'a Node, change: impl FnOnce(&mut Value)) -> Result<Self> {
         let daemon_set = in_namespace(suite, &["daemonset", &format!("{RELEASE}-agent")])?;
         let mut spec = daemon_set["spec"]["template"]["spec"].clone();
         spec["nodeName"] = json!(node.name);
@@ -211,19 +214,13 @@ fn held(suite: &Suite, node: &Node) -> Outcome {
 
 // ---- what admission did not see ----
 
-const DEFINITION: &str = "tcpclosetunings.tcpclose.dev";
+pub(super) const DEFINITION: &str = "tcpclosetunings.tcpclose.dev";
 /// An API server that was given another definition checks by it after this at the latest.
 const LEARNT: Duration = Duration::from_secs(30);
 
 fn behind_admission(suite: &Suite) -> Outcome {
     let forbidden = everywhere(&["tcpFinTimeoutSeconds: 65", "tcpTwRecycle: 1", "tcpOrphanRetries: 5"]);
-    without_rules_at_admission(suite, || {
-        let take = || suite.tune("web", &forbidden).map_err(|Failure(why)| why);
-        poll_until("the API server stores what breaks a rule", LEARNT, || {
-            Ok(take().map_or_else(Seen::NotYet, |()| Seen::Yes))
-        })?;
-        Ok(())
-    })?;
+    without_rules_at_admission(suite, || tune_when_learnt(suite, "web", &forbidden))?;
     suite.wait_for_condition("web", "Ready", ("False", "Refused"), SOON)?;
     let refusals = suite.get("tcpclosetuning", "web")?["status"]["refusals"].clone();
     let rules: Vec<_> = refusals.as_array().into_iter().flatten().map(|refusal| &refusal["rule"]).collect();
@@ -234,17 +231,31 @@ fn behind_admission(suite: &Suite) -> Outcome {
 
 /// Takes the rules out of the definition of tunings meanwhile, as what writes to etcd itself would meet none.
 fn without_rules_at_admission(suite: &Suite, work: impl FnOnce() -> Outcome) -> Outcome {
-    let stored = suite.get("customresourcedefinition", DEFINITION)?;
-    let mut lax = stored.clone();
+    let mut lax = suite.get("customresourcedefinition", DEFINITION)?;
     remove_rules(&mut lax["spec"]);
-    let outcome = define(suite, &lax).and_then(|()| work());
-    define(suite, &stored)?;
+    under_definition(suite, &lax, work)
+}
+
+/// Gives the API server another definition of tunings meanwhile.
+pub(super) fn under_definition(suite: &Suite, definition: &Value, work: impl FnOnce() -> Outcome) -> Outcome {
+    let present = suite.get("customresourcedefinition", DEFINITION)?;
+    let outcome = define(suite, definition).and_then(|()| work());
+    define(suite, &present)?;
     let manifest = super::tuning("bad", &everywhere(&["tcpFinTimeoutSeconds: 65"]));
     poll_until("the API server knows its rules again", LEARNT, || {
         let refused = suite.cluster.apply_with(&["--dry-run=server"], &manifest).is_err();
         Ok(Seen::when(refused, || "it stores what breaks a rule".into()))
     })?;
     outcome
+}
+
+/// Applies a tuning that an API server takes as soon as it has learnt another definition.
+pub(super) fn tune_when_learnt(suite: &Suite, name: &str, spec: &str) -> Outcome {
+    poll_until("the API server stores what breaks a rule", LEARNT, || {
+        let taken = suite.tune(name, spec).map_err(|Failure(why)| why);
+        Ok(taken.map_or_else(Seen::NotYet, |()| Seen::Yes))
+    })?;
+    Ok(())
 }
 
 fn remove_rules(schema: &mut Value) {

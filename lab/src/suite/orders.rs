@@ -21,6 +21,9 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "a_node_that_leaves_the_selector_is_restored", run: leaving },
 ];
 
+pub(super) const LONG_TESTS: &[Test] =
+    &[Test { name: "a_conflict_that_lasts_is_stalled", run: lasting_conflict }];
+
 pub(super) fn all_hold(suite: &Suite, key: &str, value: &str) -> Outcome {
     let values = suite.values(key)?;
     ensure(values.iter().all(|live| live == value), || format!("{key} is {values:?}, not {value} everywhere"))
@@ -183,7 +186,11 @@ fn conflict(suite: &Suite) -> Outcome {
     all_hold(suite, FIN_TIMEOUT, "40")?;
     let object = suite.get("tcpclosetuning", "younger")?;
     let message = condition(&object, "Ready").map(|ready| ready["message"].to_string()).unwrap_or_default();
-    ensure(message.contains("older") && message.contains("tcp_fin_timeout"), || message.clone())?;
+    ensure(message.contains("older") && message.contains("tcp_fin_timeout"), || message.clone())
+}
+
+fn lasting_conflict(suite: &Suite) -> Outcome {
+    conflict(suite)?;
     // It stays in conflict by itself, so after 15 s it is stalled.
     suite.wait_for_condition("younger", "Stalled", ("True", "Conflict"), Duration::from_secs(45)).map(drop)
 }

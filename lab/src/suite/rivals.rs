@@ -23,7 +23,8 @@ use crate::{
     report::{Seen, poll_until},
 };
 
-pub(super) const TESTS: &[Test] = &[
+/// They wait for statuses 5 s apart, and for a fight to be over.
+pub(super) const LONG_TESTS: &[Test] = &[
     Test { name: "with_drift_policy_report_a_foreign_change_is_left_alone_and_said", run: reported },
     Test { name: "a_fight_is_given_up_within_30_s_and_what_it_left_is_not_restored", run: fight },
 ];

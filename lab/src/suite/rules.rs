@@ -86,7 +86,7 @@ async fn walk(tunings: &Api<TcpCloseTuning>) -> Outcome {
     for sample in &samples {
         let spec = sample.spec()?;
         let said = in_rust(&spec);
-        let by_cel = definition.refusals(&spec)?;
+        let by_cel = definition.refusals(&spec, None)?;
         ensure(said == by_cel, || format!("{sample:?}: Rust says {said:#?}, CEL says {by_cel:#?}"))?;
         let by_server = on_api_server(tunings, spec).await?;
         ensure(said == by_server, || {
@@ -107,8 +107,40 @@ mod tests {
         let definition = Definition::generated().unwrap();
         for sample in samples::samples() {
             let spec = sample.spec().unwrap();
-            assert_eq!(definition.refusals(&spec).unwrap(), in_rust(&spec), "{sample:?}");
+            assert_eq!(definition.refusals(&spec, None).unwrap(), in_rust(&spec), "{sample:?}");
         }
+    }
+
+    #[test]
+    fn what_is_stored_against_a_rule_can_be_changed_elsewhere_and_where_the_rule_looks_only_for_the_better() {
+        let definition = Definition::generated().unwrap();
+        let broken = samples::samples().into_iter().map(|sample| sample.spec().unwrap()).filter(|spec| {
+            let outside = |(sysctl, value): (&Sysctl, &i64)| !sysctl.facts().orderable.contains(value);
+            !in_rust(spec).is_empty() && !spec.sysctls.values().iter().any(outside)
+        });
+        let mut seen = 0;
+        for old in broken {
+            let mut edited = old.clone();
+            edited.priority = Some(7);
+            edited.sysctls.tcp_max_orphans = Some(65_536);
+            let refusals = |spec, before| definition.refusals(spec, before).unwrap();
+            assert_eq!(refusals(&edited, Some(&old)), Refusals::new());
+            assert_eq!(refusals(&edited, None), in_rust(&edited));
+            assert!(!in_rust(&edited).is_empty());
+            let (mut good, mut other) = (old.clone(), old.clone());
+            good.sysctls = serde_json::from_value(serde_json::json!({ "tcpMaxOrphans": 65536 })).unwrap();
+            assert_eq!(refusals(&edited, Some(&good)), in_rust(&edited), "a rule is broken anew");
+            if let Some(seconds) = &mut other.sysctls.tcp_fin_timeout_seconds {
+                *seconds += 1;
+                assert_eq!(
+                    refusals(&other, Some(&old)),
+                    in_rust(&other),
+                    "another value, and not a good one"
+                );
+            }
+            seen += 1;
+        }
+        assert!(seen > 0);
     }
 
     #[test]

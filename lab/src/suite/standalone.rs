@@ -1,25 +1,18 @@
 //! The agent's program without a cluster, each time on a new network namespace of a real kernel.
 
-use std::{
-    fs,
-    io::Read,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-};
+use std::process::Command;
 
-use rustix::process::Signal;
 use tcp_close::Sysctl;
 
 use super::{
-    FIN_TIMEOUT, Failure, Outcome, RETRIES, SOON, Suite, Test,
-    alone::{holds, set, wait_until_it_holds},
-    ensure, everywhere, tuning,
+    FIN_TIMEOUT, Outcome, RETRIES, SOON, Suite, Test,
+    alone::{Alone, command, holds, set, wait_until_it_holds},
+    ensure,
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     files,
-    namespace::NetNamespace,
-    process::{Process, output, run},
+    process::{self, output},
     report::{Seen, poll_until},
 };
 
@@ -48,57 +41,19 @@ pub(super) const TESTS: &[Test] = &[
     },
 ];
 
-/// A host of its own: a namespace in which the kernel has its defaults, and a folder.
-struct Host {
-    program: PathBuf,
-    folder: PathBuf,
-}
-
-/// How the program ended, and what it printed.
+/// How the agent ended, and what it printed where.
 struct Said {
     code: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
-impl Host {
-    fn run_in_new(suite: &Suite, work: impl FnOnce(&Self) -> Outcome + Send) -> Outcome {
-        let folder = suite.cluster.dir().join("standalone");
-        let host = Self { program: suite.images.agent.program.clone(), folder };
-        files::make_folder(&host.folder)?;
-        let outcome = NetNamespace::run_in_new(|| work(&host))?;
-        fs::remove_dir_all(&host.folder).map_err(Error::file("remove", &host.folder))?;
-        outcome
-    }
-
-    fn manifest(&self) -> PathBuf {
-        self.folder.join("web.yaml")
-    }
-
-    fn state(&self) -> PathBuf {
-        self.folder.join("state")
-    }
-
-    /// Writes the manifest: an order of these sysctls for every host.
-    fn order(&self, sysctls: &[&str]) -> Result<()> {
-        files::write(&self.manifest(), tuning("web", &everywhere(sysctls)))
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(arguments).arg("--state").arg(self.state()).env_clear();
-        if arguments[0] != "restore" {
-            command.arg("--filename").arg(self.manifest());
-        }
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Result<Said> {
-        let output = output(&mut self.command(arguments))?;
-        let [stdout, stderr] =
-            [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        Ok(Said { code: output.status.code(), stdout, stderr })
-    }
+/// Runs the agent to its end.
+fn run(host: &Alone, words: &[&str]) -> Result<Said> {
+    let output = output(&mut command(&host.line(words)))?;
+    let [stdout, stderr] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    Ok(Said { code: output.status.code(), stdout, stderr })
 }
 
 impl Said {
@@ -116,15 +71,15 @@ impl Said {
 }
 
 fn apply_twice(suite: &Suite) -> Outcome {
-    Host::run_in_new(suite, |host| {
-        host.order(&["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5"])?;
-        host.run(&["plan"])?.is(1, "WouldChange: net.ipv4.tcp_fin_timeout 60 -> 30\n")?;
-        let first = host.run(&["apply"])?;
+    Alone::apart(suite, |host| {
+        host.tune(&["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5"])?;
+        run(host, &["plan"])?.is(1, "WouldChange: net.ipv4.tcp_fin_timeout 60 -> 30\n")?;
+        let first = run(host, &["apply"])?;
         first.is(0, "net.ipv4.tcp_fin_timeout     30   30       60      Applied  web\n")?;
         holds(&[(FIN_TIMEOUT, "30"), (RETRIES, "5")])?;
-        host.run(&["plan"])?.is(0, "Applied")?;
+        run(host, &["plan"])?.is(0, "Applied")?;
         let journal = files::read(&host.state().join("journal"))?;
-        let second = host.run(&["apply"])?;
+        let second = run(host, &["apply"])?;
         second.is(0, "Applied")?;
         let same = files::read(&host.state().join("journal"))? == journal;
         ensure((first.writes(), second.writes(), same) == (2, 0, true), || {
@@ -133,52 +88,15 @@ fn apply_twice(suite: &Suite) -> Outcome {
     })
 }
 
-/// `apply --watch`, which ends with its test.
-struct Watch {
-    child: Child,
-}
-
-impl Watch {
-    fn start(host: &Host) -> Result<Self> {
-        let mut command = host.command(&["apply", "--watch"]);
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
-        let child =
-            command.spawn().map_err(|source| Error::Start { program: "tcpclose-agent".into(), source })?;
-        Ok(Self { child })
-    }
-
-    /// Asks it to end; returns how it did, and all that it logged.
-    fn end(mut self) -> Result<(Option<i32>, String), Failure> {
-        let failed = |error: std::io::Error| Failure(format!("apply --watch: {error}"));
-        if let Some(process) = Process::of_pid(self.child.id()) {
-            process.signal(Signal::TERM)?;
-        }
-        let status = self.child.wait().map_err(failed)?;
-        let mut log = String::new();
-        if let Some(mut stderr) = self.child.stderr.take() {
-            stderr.read_to_string(&mut log).map_err(failed)?;
-        }
-        Ok((status.code(), log))
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn watch(suite: &Suite) -> Outcome {
-    Host::run_in_new(suite, |host| {
-        host.order(&["tcpFinTimeoutSeconds: 30"])?;
-        let watch = Watch::start(host)?;
+    Alone::apart(suite, |host| {
+        host.tune(&["tcpFinTimeoutSeconds: 30"])?;
+        let watch = host.watch()?;
         wait_until_it_holds(FIN_TIMEOUT, "30", SOON)?;
-        host.order(&["tcpFinTimeoutSeconds: 20"])?;
+        host.tune(&["tcpFinTimeoutSeconds: 20"])?;
         wait_until_it_holds(FIN_TIMEOUT, "20", SOON)?;
         // Both at once: the turn that finds the file invalid puts the value right against the last good order.
-        host.order(&["tcpFinTimeoutSeconds: soon"])?;
+        host.tune(&["tcpFinTimeoutSeconds: soon"])?;
         set(FIN_TIMEOUT, "45")?;
         wait_until_it_holds(FIN_TIMEOUT, "20", SOON)?;
         let (code, log) = watch.end()?;
@@ -189,31 +107,31 @@ fn watch(suite: &Suite) -> Outcome {
 }
 
 fn restore(suite: &Suite) -> Outcome {
-    Host::run_in_new(suite, |host| {
-        host.order(&["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5", "tcpTwReuse: 1"])?;
-        host.run(&["apply"])?.is(0, "Applied")?;
+    Alone::apart(suite, |host| {
+        host.tune(&["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5", "tcpTwReuse: 1"])?;
+        run(host, &["apply"])?.is(0, "Applied")?;
         set(FIN_TIMEOUT, "45")?;
-        host.run(&["restore", RETRIES])?.is(0, "Restored")?;
+        run(host, &["restore", RETRIES])?.is(0, "Restored")?;
         holds(&[(RETRIES, "0"), (Sysctl::TwReuse.name(), "1")])?;
         let skipped = "net.ipv4.tcp_fin_timeout: RestoreSkipped: another program set it to 45, so it was left alone; \
                        before us it was 60\n";
-        host.run(&["restore"])?.is(0, skipped)?;
+        run(host, &["restore"])?.is(0, skipped)?;
         holds(&[(FIN_TIMEOUT, "45"), (Sysctl::TwReuse.name(), "2")])?;
-        host.run(&["restore"])?.is(0, "nothing is left to put back")
+        run(host, &["restore"])?.is(0, "nothing is left to put back")
     })
 }
 
 fn restore_beside_watch(suite: &Suite) -> Outcome {
-    Host::run_in_new(suite, |host| {
-        host.order(&["tcpFinTimeoutSeconds: 30"])?;
-        let watch = Watch::start(host)?;
+    Alone::apart(suite, |host| {
+        host.tune(&["tcpFinTimeoutSeconds: 30"])?;
+        let watch = host.watch()?;
         wait_until_it_holds(FIN_TIMEOUT, "30", SOON)?;
-        let locked = host.run(&["restore"])?;
+        let locked = run(host, &["restore"])?;
         locked.is(4, "Failed")?;
         ensure(locked.stderr.contains("holds the journal"), || locked.stderr.clone())?;
         files::write(&host.state().join("hold"), "")?;
         poll_until("restore has the journal", SOON, || {
-            let said = host.run(&["restore"])?;
+            let said = run(host, &["restore"])?;
             Ok(Seen::when(said.code == Some(0), || said.stderr.clone()))
         })?;
         holds(&[(FIN_TIMEOUT, "60")])?;
@@ -224,47 +142,46 @@ fn restore_beside_watch(suite: &Suite) -> Outcome {
 }
 
 fn leaves(suite: &Suite) -> Outcome {
-    Host::run_in_new(suite, |host| {
-        host.order(&["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5"])?;
-        host.run(&["apply"])?.is(0, "Applied")?;
-        host.order(&["tcpOrphanRetries: 5"])?;
+    Alone::apart(suite, |host| {
+        host.tune(&["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5"])?;
+        run(host, &["apply"])?.is(0, "Applied")?;
+        host.tune(&["tcpOrphanRetries: 5"])?;
         let state = host.state();
         let left = format!(
             "note: {FIN_TIMEOUT} stays 30, which {} does not order; to put back 60: tcpclose-agent restore --state {} \
              {FIN_TIMEOUT}\n",
-            host.manifest().display(),
+            host.tuning().display(),
             state.display()
         );
-        host.run(&["apply"])?.is(0, &left)?;
+        run(host, &["apply"])?.is(0, &left)?;
         holds(&[(FIN_TIMEOUT, "30")])
     })
 }
 
 fn unprivileged(suite: &Suite) -> Outcome {
-    Host::run_in_new(suite, |host| {
-        host.order(&["tcpFinTimeoutSeconds: 30"])?;
-        let apply = host.command(&["apply"]);
+    Alone::apart(suite, |host| {
+        host.tune(&["tcpFinTimeoutSeconds: 30"])?;
         let mut setpriv = Command::new("setpriv");
         setpriv.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
-        run(setpriv.arg(apply.get_program()).args(apply.get_args()))?;
+        process::run(setpriv.args(host.apply()))?;
         holds(&[(FIN_TIMEOUT, "30")])
     })
 }
 
 fn held_or_refused(suite: &Suite) -> Outcome {
-    Host::run_in_new(suite, |host| {
-        host.order(&["tcpFinTimeoutSeconds: 70", "tcpOrphanRetries: 5"])?;
-        host.run(&["apply"])?.is(2, "Refused (fin-timeout-61-to-89): net.ipv4.tcp_fin_timeout = 70: ")?;
+    Alone::apart(suite, |host| {
+        host.tune(&["tcpFinTimeoutSeconds: 70", "tcpOrphanRetries: 5"])?;
+        run(host, &["apply"])?.is(2, "Refused (fin-timeout-61-to-89): net.ipv4.tcp_fin_timeout = 70: ")?;
         holds(&[(RETRIES, "0")])?;
-        host.order(&["tcpOrphanRetries: 5"])?;
-        host.run(&["apply"])?.is(0, "Applied")?;
+        host.tune(&["tcpOrphanRetries: 5"])?;
+        run(host, &["apply"])?.is(0, "Applied")?;
         files::write(&host.state().join("hold"), "")?;
-        host.order(&["tcpOrphanRetries: 6"])?;
-        let held = host.run(&["apply"])?;
+        host.tune(&["tcpOrphanRetries: 6"])?;
+        let held = run(host, &["apply"])?;
         held.is(4, "Failed")?;
         ensure(held.stderr.contains("remove the file to let it write"), || held.stderr.clone())?;
         holds(&[(RETRIES, "5")])?;
-        host.run(&["restore"])?.is(0, "Restored")?;
+        run(host, &["restore"])?.is(0, "Restored")?;
         holds(&[(RETRIES, "0")])
     })
 }

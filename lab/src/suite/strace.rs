@@ -64,8 +64,6 @@ pub(super) struct Strace {
 
 /// A run of a program.
 pub(super) struct Trace {
-    /// How it ended, and what it said.
-    pub(super) output: Output,
     /// The calls by which it could have changed something.
     pub(super) calls: Vec<Call>,
 }
@@ -100,28 +98,44 @@ impl fmt::Display for Nth {
 }
 
 impl Strace {
-    /// Runs a command line; `inject` is an option of strace such as `pwrite64:error=EIO:when=2`.
-    pub(super) fn run(&self, folder: &Path, inject: Option<&str>, line: &[String]) -> Result<Trace> {
+    /// Runs a command line, and says how it ended; `inject` is an option of strace such as `pwrite64:error=EIO:when=2`.
+    pub(super) fn run(
+        &self,
+        folder: &Path,
+        inject: Option<&str>,
+        line: &[String],
+    ) -> Result<(Output, Trace)> {
         let folder = folder.join("strace");
         files::make_folder(&folder)?;
         let mut command = Command::new(&self.program);
         if let Some(libraries) = &self.libraries {
             command.env("LD_LIBRARY_PATH", libraries);
         }
-        // One file for each thread, so that no call is printed in two parts; `?` for calls that a machine lacks.
-        command.args(["-ff", "-qq", "-y", "-e"]).arg(format!("trace=?{}", CHANGES.join(",?")));
-        command.args(inject.map(|inject| format!("--inject={inject}"))).arg("-o").arg(folder.join("trace"));
+        command.args(options(&folder)).args(inject.map(|inject| format!("--inject={inject}")));
         let output = output(command.args(line))?;
-        let mut calls = Vec::new();
-        for file in files::list(&folder)? {
-            calls.extend(files::read(&folder.join(file))?.lines().filter_map(Call::parse));
-        }
-        fs::remove_dir_all(&folder).map_err(Error::file("remove", &folder))?;
-        Ok(Trace { output, calls })
+        Ok((output, Trace::take(&folder)?))
     }
 }
 
+/// What makes strace write the calls that change something into a folder.
+pub(super) fn options(folder: &Path) -> Vec<String> {
+    // One file for each thread, so that no call is printed in two parts; `?` for calls that a machine lacks.
+    let calls = format!("trace=?{}", CHANGES.join(",?"));
+    let traces = folder.join("trace").display().to_string();
+    ["-ff", "-qq", "-y", "-e", &calls, "-o", &traces].map(str::to_owned).to_vec()
+}
+
 impl Trace {
+    /// What a run has left in a folder, which goes.
+    pub(super) fn take(folder: &Path) -> Result<Self> {
+        let mut calls = Vec::new();
+        for file in files::list(folder)? {
+            calls.extend(files::read(&folder.join(file))?.lines().filter_map(Call::parse));
+        }
+        fs::remove_dir_all(folder).map_err(Error::file("remove", folder))?;
+        Ok(Self { calls })
+    }
+
     /// Every call that changes something.
     pub(super) fn changes(&self) -> Vec<Nth> {
         let nth =
@@ -166,11 +180,12 @@ impl Call {
         !self.name.starts_with("open") || writable.iter().any(|flag| self.arguments.contains(flag))
     }
 
-    /// The file that it is about, where it is named by a descriptor. A pipe is none: what is said goes there.
+    /// The file that it is about, where it is named by a descriptor. A pipe is none, nor is a socket or what wakes a
+    /// thread: what is said goes there.
     fn descriptor(&self) -> Option<PathBuf> {
         let (_, rest) = self.arguments.split_once('<')?;
         let (file, _) = rest.split_once('>')?;
-        (!file.starts_with("pipe:")).then(|| PathBuf::from(file))
+        file.starts_with('/').then(|| PathBuf::from(file))
     }
 
     /// The files that it is about: those it names, or the one of its descriptor.
@@ -191,8 +206,7 @@ mod tests {
     const KEY: &str = "/proc/sys/net/ipv4/tcp_fin_timeout";
 
     fn trace(lines: &[&str]) -> Trace {
-        let output = output(&mut Command::new("true")).unwrap();
-        Trace { output, calls: lines.iter().filter_map(|line| Call::parse(line)).collect() }
+        Trace { calls: lines.iter().filter_map(|line| Call::parse(line)).collect() }
     }
 
     fn run() -> Trace {
@@ -217,6 +231,16 @@ mod tests {
     #[test]
     fn only_a_write_that_the_kernel_took_is_counted() {
         assert_eq!(run().writes_to(Path::new(KEY)), 1);
+    }
+
+    #[test]
+    fn a_pipe_a_socket_and_what_wakes_a_thread_are_no_files() {
+        let said = trace(&[
+            r#"write(1<pipe:[7]>, "{\"a\":\"<\"}", 9) = 9"#,
+            r#"writev(9<socket:[8]>, [{iov_base="GET", iov_len=3}], 1) = 3"#,
+            r#"write(4<anon_inode:[eventfd]>, "\1\0\0\0\0\0\0\0", 8) = 8"#,
+        ]);
+        assert_eq!((said.calls.len(), said.touched(), said.written()), (3, vec![], vec![]));
     }
 
     #[test]

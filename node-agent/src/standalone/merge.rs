@@ -14,6 +14,8 @@ use crds::{TcpCloseTuningSpec, revision};
 use tcp_close::Sysctl;
 use tcp_close::order::{Action, Entries, Entry};
 
+use crate::order;
+
 type Tuning = Located<TcpCloseTuning>;
 
 /// What a file orders.
@@ -81,14 +83,7 @@ fn safety(spec: &TcpCloseTuningSpec, acknowledged: &[String]) -> Safety {
 fn entry(tuning: &TcpCloseTuning, value: i64, acknowledged: &[String]) -> Entry {
     let spec = &tuning.spec;
     let safety = safety(spec, acknowledged);
-    Entry {
-        action: Action::Set(value),
-        tuning: name(tuning).into(),
-        priority: spec.priority(),
-        clients_behind_nat: safety.clients_behind_nat(),
-        acknowledged: safety.acknowledged(),
-        drift_policy: spec.drift_policy().into(),
-    }
+    order::entry(Action::Set(value), name(tuning), spec.priority(), &safety, spec.drift_policy())
 }
 
 fn observed(tunings: &[Tuning], acknowledged: &[String]) -> Vec<ObservedTuning> {

@@ -85,10 +85,15 @@ fn a_node_made_anew_under_an_old_name_gets_a_new_object() {
 fn the_object_of_a_node_that_is_gone_is_deleted() {
     let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
     cluster.snapshot.nodes.clear();
-    let gone = |unacknowledged| Write::Delete { name: "n1".into(), uid: "n1-object".into(), unacknowledged };
-    assert_eq!(planned(&cluster), [gone(vec![])]);
+    let gone = |not_restored: &[&str]| Write::Delete {
+        name: "n1".into(),
+        uid: "n1-object".into(),
+        not_restored: not_restored.iter().map(ToString::to_string).collect(),
+        asked: false,
+    };
+    assert_eq!(planned(&cluster), [gone(&["net.ipv4.tcp_fin_timeout"])]);
     cluster.undecodable_order("n1");
-    assert_eq!(planned(&cluster), [gone(vec![])]);
+    assert_eq!(planned(&cluster), [gone(&[])]);
 }
 
 #[test]
@@ -97,11 +102,34 @@ fn a_restore_that_a_gone_node_never_acknowledged_is_told() {
     cluster.delete_tuning("web");
     cluster.assign();
     cluster.snapshot.nodes.clear();
-    let Write::Delete { unacknowledged, .. } = &planned(&cluster)[0] else { panic!() };
-    assert_eq!(unacknowledged, &["net.ipv4.tcp_fin_timeout"]);
+    let Write::Delete { not_restored, asked: true, .. } = &planned(&cluster)[0] else { panic!() };
+    assert_eq!(not_restored, &["net.ipv4.tcp_fin_timeout"]);
     cluster.agents_apply();
-    let Write::Delete { unacknowledged, .. } = &planned(&cluster)[0] else { panic!() };
-    assert!(unacknowledged.is_empty());
+    let Write::Delete { not_restored, asked: false, .. } = &planned(&cluster)[0] else { panic!() };
+    assert!(not_restored.is_empty());
+}
+
+#[test]
+fn of_a_gone_node_only_what_differs_from_before_and_was_to_be_put_back_is_told() {
+    let left = |change: fn(&mut Cluster)| {
+        let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+        change(&mut cluster);
+        cluster.snapshot.nodes.clear();
+        let Write::Delete { not_restored, .. } = planned(&cluster).remove(0) else { panic!() };
+        not_restored.len()
+    };
+    assert_eq!(left(|_| {}), 1);
+    assert_eq!(
+        left(|cluster| cluster.agent_reports("n1", |status| status.sysctls[0].baseline = Some(30))),
+        0
+    );
+    assert_eq!(left(|cluster| cluster.agent_reports("n1", |status| status.sysctls[0].baseline = None)), 0);
+    let keeping = |cluster: &mut Cluster| {
+        cluster.edit_tuning("web", Tuning::keeping);
+        cluster.assign();
+        cluster.agents_apply();
+    };
+    assert_eq!(left(keeping), 0);
 }
 
 #[test]

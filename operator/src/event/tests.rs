@@ -154,12 +154,20 @@ fn an_order_is_no_news_of_the_node() {
 }
 
 #[test]
-fn a_node_that_goes_without_having_restored_is_a_warning() {
+fn a_node_that_goes_without_having_restored_is_told_and_a_warning_where_it_was_asked_to() {
     let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
     cluster.delete_tuning("web");
     cluster.assign();
-    cluster.snapshot.nodes.clear();
-    let writes = crate::assign::plan(&cluster.snapshot, &cluster.resolve());
-    let transition = of_write(&writes[0]).unwrap();
-    assert!(transition.warning && transition.message.contains("net.ipv4.tcp_fin_timeout"));
+    let mut in_force = settled();
+    for (cluster, warning) in [(&mut cluster, true), (&mut in_force, false)] {
+        cluster.snapshot.nodes.clear();
+        let writes = crate::assign::plan(&cluster.snapshot, &cluster.resolve());
+        let transition = of_write(&writes[0]).unwrap();
+        assert_eq!((transition.warning, transition.reason.as_str()), (warning, "NotRestored"));
+        assert_eq!(
+            transition.message,
+            "Node n1 is gone and never said that it had put back net.ipv4.tcp_fin_timeout: if the machine lives on, it keeps \
+             our values until it boots"
+        );
+    }
 }

@@ -6,9 +6,7 @@ impl Rule {
     /// The rule over a tuning's `spec`, true where it is kept. `None` for one that forbids nothing, needs the node, or is in
     /// the schema already.
     pub fn cel(&self) -> Option<String> {
-        let (Sees::Object(predicate), Some(sysctl)) = (&self.sees, self.sysctl) else { return None };
-        let field = format!("self.sysctls.{}", sysctl.field());
-        let kept = format!("!(has({field}) && {})", broken(predicate, &field));
+        let kept = format!("!({})", self.breach_as_cel()?);
         match self.severity {
             Severity::Refuse => Some(kept),
             Severity::Caution => Some(format!(
@@ -17,6 +15,13 @@ impl Rule {
             )),
             Severity::Note => None,
         }
+    }
+
+    /// What meets the rule, whoever accepts it; only of what an object alone can meet.
+    pub fn breach_as_cel(&self) -> Option<String> {
+        let (Sees::Object(predicate), Some(sysctl)) = (&self.sees, self.sysctl) else { return None };
+        let field = format!("self.sysctls.{}", sysctl.field());
+        Some(format!("has({field}) && {}", broken(predicate, &field)))
     }
 }
 

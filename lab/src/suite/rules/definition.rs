@@ -1,8 +1,8 @@
 //! The generated definition of a tuning, asked without a cluster: its CEL rules on `spec`, and the bounds of its sysctls.
 
-use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive};
+use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, sync::Arc};
 
-use cel::{Context, Program, Value};
+use cel::{Context, Program, Value, objects::OptionalValue};
 use crds::TcpCloseTuningSpec;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{JSONSchemaProps, ValidationRule};
 use tcp_close::Sysctl;
@@ -48,8 +48,12 @@ impl Definition {
         Ok(Self { rules, bounds: bounds.collect() })
     }
 
-    /// What it says against a spec.
-    pub(super) fn refusals(&self, spec: &TcpCloseTuningSpec) -> Result<Refusals, Failure> {
+    /// What it says against a spec, and the one that was stored before where it is changed.
+    pub(super) fn refusals(
+        &self,
+        spec: &TcpCloseTuningSpec,
+        before: Option<&TcpCloseTuningSpec>,
+    ) -> Result<Refusals, Failure> {
         let values = spec.sysctls.values();
         let outside = values.iter().filter_map(|(&sysctl, &value)| {
             Some((path(sysctl), out_of_bounds(sysctl, value, self.bounds.get(&sysctl)?)?))
@@ -57,6 +61,11 @@ impl Definition {
         let mut refusals: Refusals = outside.collect();
         let mut context = Context::default();
         context.add_variable("self", spec).map_err(failure("give the spec to CEL"))?;
+        let old = match before {
+            None => OptionalValue::none(),
+            Some(old) => OptionalValue::of(cel::to_value(old).map_err(failure("give the old spec to CEL"))?),
+        };
+        context.add_variable_from_value("oldSelf", Value::Opaque(Arc::new(old)));
         for Rule { kept, field, message } in &self.rules {
             match kept.execute(&context).map_err(failure("evaluate a rule"))? {
                 Value::Bool(true) => {}
