@@ -95,7 +95,9 @@ fn switches(suite: &Suite) -> Outcome {
     let textfile = ["agent.textfile.enabled=true", "agent.textfile.directory=/srv/prom"];
     makes(suite, &textfile, &["- --textfile-directory", "path: /srv/prom", "mountPath: /host/textfile"])?;
     let service = rendered(suite, &["metrics.service.enabled=false"])?;
-    ensure(!service.contains("kind: Service\n"), || "there is a Service without metrics.service.enabled".into())
+    ensure(!service.contains("kind: Service\n"), || {
+        "there is a Service without metrics.service.enabled".into()
+    })
 }
 
 fn misspelt_value(suite: &Suite) -> Outcome {

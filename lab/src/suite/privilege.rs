@@ -34,8 +34,7 @@ pub(super) const TESTS: &[Test] = &[
 const SETTLED: Duration = Duration::from_secs(60);
 
 /// What the agent sees of its node: the sysctls, its journal, and for pods the processes and the names of their logs.
-const HOST_PATHS: [&str; 4] =
-    ["/proc/sys/net", "/var/lib/tcp-close-tuning", "/proc", "/var/log/containers"];
+const HOST_PATHS: [&str; 4] = ["/proc/sys/net", "/var/lib/tcp-close-tuning", "/proc", "/var/log/containers"];
 
 /// A list or an object in the namespace of the release.
 pub(super) fn in_namespace(suite: &Suite, arguments: &[&str]) -> Result<Value> {
