@@ -115,7 +115,7 @@ fn start(arguments: Run) -> Result<(), String> {
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = settings.node, "starts");
     runtime().map_err(|error| format!("the runtime cannot be started: {error}"))?.block_on(async {
-        // It runs in a pod. A reader of kubeconfigs would be a tenth of the program.
+        // It runs in a pod; a reader of kubeconfigs would only make the program larger.
         let config =
             Config::incluster().map_err(|error| format!("this is no pod with a service account: {error}"))?;
         let client = crds::client::client(&config)
