@@ -37,6 +37,7 @@ mod leader;
 mod lives;
 mod lost;
 mod messages;
+mod metrics;
 mod misplaced;
 mod orders;
 mod pods;
@@ -63,6 +64,7 @@ const TESTS: &[&[Test]] = &[
     rights::TESTS,
     faults::TESTS,
     messages::TESTS,
+    metrics::TESTS,
     prove::TESTS,
     cautions::TESTS,
     misplaced::TESTS,

@@ -57,6 +57,9 @@ pub(crate) struct Run {
     pub(crate) journal: Journal,
     #[command(flatten)]
     pub(crate) pods: PodArguments,
+    /// Writes this node's figures for node_exporter's textfile collector. The folder must be root's alone.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) textfile_directory: Option<PathBuf>,
     /// Reports the addresses of the connections that are about to run out of ports. Without it, only their ports are reported.
     #[arg(long, env = "TCPCLOSE_REPORT_PEERS")]
     pub(crate) report_peers: bool,

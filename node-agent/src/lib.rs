@@ -20,4 +20,5 @@ pub mod sample;
 pub mod sentinel;
 pub mod sock_diag;
 pub mod standalone;
+pub mod textfile;
 pub mod watchdog;

@@ -10,7 +10,8 @@ use kube::Config;
 use node_agent::run::{Settings, run};
 use node_agent::standalone::{Error, Exit, Host, Source};
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 use crate::cli::{Apply, Cli, Command, LogFormat, Run};
 
@@ -57,20 +58,24 @@ fn apply(arguments: Apply) -> Result<Exit, Error> {
     if watch { runtime()?.block_on(host.watch(&source)) } else { host.apply(&source) }
 }
 
-fn filter() -> EnvFilter {
-    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=warn"))
+/// What `RUST_LOG` selects: levels by target, such as `debug,kube=info`.
+fn filter() -> Targets {
+    let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    wanted.unwrap_or_else(|| {
+        Targets::new().with_default(LevelFilter::INFO).with_target("kube", LevelFilter::WARN)
+    })
 }
 
 fn log_to_stderr() {
-    let log = tracing_subscriber::fmt().with_env_filter(filter()).with_target(false);
-    log.with_ansi(false).with_writer(io::stderr).init();
+    let log = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_target(false);
+    log.with_ansi(false).with_writer(io::stderr).finish().with(filter()).init();
 }
 
 fn log_to_stdout(format: LogFormat) {
-    let log = tracing_subscriber::fmt().with_env_filter(filter()).with_target(false);
+    let log = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_target(false);
     match format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().flatten_event(true).finish().with(filter()).init(),
+        LogFormat::Text => log.with_ansi(false).finish().with(filter()).init(),
     }
 }
 
@@ -90,16 +95,32 @@ fn run_in_cluster(arguments: Run) -> ExitCode {
 }
 
 fn start(arguments: Run) -> Result<(), String> {
-    let Run { node_name, node_address, kernel, journal, pods, report_peers, log_format: _ } = arguments;
+    let Run {
+        node_name,
+        node_address,
+        kernel,
+        journal,
+        pods,
+        textfile_directory,
+        report_peers,
+        log_format: _,
+    } = arguments;
     let procfs = kernel.into();
     let pods = pods.options(&procfs);
-    let settings =
-        Settings { node: node_name, procfs, state_dir: journal.state, node_address, pods, report_peers };
+    let settings = Settings {
+        node: node_name,
+        procfs,
+        state_dir: journal.state,
+        node_address,
+        pods,
+        textfile_directory,
+        report_peers,
+    };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = settings.node, "starts");
     runtime().map_err(|error| format!("the runtime cannot be started: {error}"))?.block_on(async {
-        let config = Config::infer()
-            .await
-            .map_err(|error| format!("no way to the API server is configured: {error}"))?;
+        // It runs in a pod; a reader of kubeconfigs would only make the program larger.
+        let config =
+            Config::incluster().map_err(|error| format!("this is no pod with a service account: {error}"))?;
         let client = crds::client::client(&config)
             .map_err(|error| format!("the credentials for the API server cannot be used: {error}"))?;
         run(settings, client).await.map_err(|error| format!("signals cannot be received: {error}"))

@@ -22,6 +22,7 @@ use crate::procfs::Procfs;
 use crate::report::{self, Past, Surroundings, Urgency};
 use crate::sample::{Census, PodOptions, Sampler};
 use crate::sentinel::Sentinel;
+use crate::textfile::Textfile;
 use crate::watchdog::Watchdog;
 
 /// A foreign change is noticed within this.
@@ -47,6 +48,8 @@ pub struct Settings {
     pub node_address: Option<IpAddr>,
     /// How the pods' namespaces are counted; `None`: not at all.
     pub pods: Option<PodOptions>,
+    /// The folder that node_exporter reads files from; `None`: it is told nothing.
+    pub textfile_directory: Option<PathBuf>,
     /// Whether addresses of peers may be reported.
     pub report_peers: bool,
 }
@@ -73,6 +76,7 @@ struct Agent {
     /// What was so a moment ago: it shows which counts are at rest.
     past: Past,
     sampler: Sampler,
+    textfile: Option<Textfile>,
     written: Option<Instant>,
     retry: Duration,
     not_before: Instant,
@@ -105,6 +109,9 @@ pub async fn run(settings: Settings, client: Client) -> std::io::Result<()> {
         agent.turn(Moment::now());
         watchdog.turned();
     }
+    if let Some(textfile) = agent.textfile.take() {
+        textfile.remove();
+    }
     tracing::info!("ends; values stay as they are");
     Ok(())
 }
@@ -135,6 +142,7 @@ impl Agent {
         Self {
             api: Api::all(client),
             sampler: Sampler::new(&settings.procfs, settings.pods.as_ref()),
+            textfile: settings.textfile_directory.clone().map(Textfile::new),
             settings,
             node,
             order: None,
@@ -204,6 +212,9 @@ impl Agent {
     fn turn(&mut self, moment: Moment) {
         let now = moment.clock;
         self.sampler.update(&mut self.surroundings.census, moment);
+        if let Some(textfile) = &mut self.textfile {
+            textfile.write_if_due(&self.surroundings.census, now);
+        }
         let Some(order) = &self.order else { return };
         let confirmed = !order.removes() || self.confirmed == Some(order.mark.generation);
         let turn = self.node.turn(order, confirmed, moment);

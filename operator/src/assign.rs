@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::FIELD_MANAGER;
 use crate::lead::Leadership;
+use crate::metrics::{Fate, Kind, Metrics};
 use crate::resolve::{NodeOrder, Resolution, is_order, is_removed};
 use crate::serve::Health;
 use crate::snapshot::{Node, OrderObject, Snapshot};
@@ -247,6 +248,7 @@ pub async fn carry_out(
     writes: Vec<Write>,
     leadership: &Leadership,
     health: &Health,
+    metrics: &Metrics,
 ) -> Vec<Write> {
     let sending = writes.into_iter().map(async |write| {
         if !leadership.may_write() {
@@ -254,14 +256,17 @@ pub async fn carry_out(
         }
         let result = tokio::time::timeout(TIMEOUT, send(client, &write)).await;
         health.beat();
-        match result.unwrap_or_else(|_| Err(Error::Timeout { node: write.node().into() })) {
-            Ok(Taken::Yes) => Some(write),
-            Ok(Taken::TooLate) => None,
+        let result = result.unwrap_or_else(|_| Err(Error::Timeout { node: write.node().into() }));
+        let (fate, taken) = match result {
+            Ok(Taken::Yes) => (Fate::Taken, Some(write)),
+            Ok(Taken::TooLate) => (Fate::Outdated, None),
             Err(error) => {
                 tracing::warn!("{}", crate::chain(&error));
-                None
+                (Fate::Failed, None)
             }
-        }
+        };
+        metrics.note_write(Kind::Order, fate);
+        taken
     });
     futures::stream::iter(sending)
         .buffer_unordered(CONCURRENT)

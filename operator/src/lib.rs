@@ -8,6 +8,7 @@ pub mod assign;
 pub mod event;
 pub mod history;
 pub mod lead;
+pub mod metrics;
 pub mod report;
 pub mod resolve;
 pub mod run;

@@ -8,7 +8,8 @@ use operator::run::{self, Settings};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 /// Turns TcpCloseTunings into one order for each node, and the nodes' reports into statuses.
 #[derive(Parser)]
@@ -20,7 +21,7 @@ struct Args {
     /// Its name among its replicas.
     #[arg(long, env = "POD_NAME")]
     identity: String,
-    /// Where /healthz and /readyz are answered.
+    /// Where /healthz, /readyz and /metrics are answered.
     #[arg(long, env = "HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
     health_address: SocketAddr,
     /// How it logs. RUST_LOG selects what; absent: info.
@@ -64,11 +65,12 @@ fn main() -> ExitCode {
 }
 
 fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    let filter = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let log = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => subscriber.with_ansi(false).init(),
-        LogFormat::Json => subscriber.json().init(),
+        LogFormat::Text => log.with_ansi(false).finish().with(filter).init(),
+        LogFormat::Json => log.json().finish().with(filter).init(),
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::FIELD_MANAGER;
 use crate::event::{self, Events};
 use crate::lead::Leadership;
+use crate::metrics::{Fate, Kind, Metrics};
 use crate::snapshot::{Snapshot, Tuning, TuningObject};
 use crate::summarise::SOCKETS;
 
@@ -82,6 +83,7 @@ enum Error {
 pub struct Reporter {
     client: Client,
     events: Events,
+    metrics: Metrics,
     /// By the tuning's uid.
     written: HashMap<String, Written>,
 }
@@ -96,8 +98,8 @@ struct Written {
 
 impl Reporter {
     /// One that has written nothing.
-    pub fn new(client: Client, events: Events) -> Self {
-        Self { client, events, written: HashMap::new() }
+    pub fn new(client: Client, events: Events, metrics: Metrics) -> Self {
+        Self { client, events, metrics, written: HashMap::new() }
     }
 
     /// Forgets tunings that are gone.
@@ -127,11 +129,16 @@ impl Reporter {
         if !leadership.may_write() {
             return;
         }
-        match self.write(tuning, &status).await {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => return tracing::warn!("{}", crate::chain(&error)),
-        }
+        let fate = match self.write(tuning, &status).await {
+            Ok(true) => Fate::Taken,
+            Ok(false) => Fate::Outdated,
+            Err(error) => {
+                tracing::warn!("{}", crate::chain(&error));
+                Fate::Failed
+            }
+        };
+        self.metrics.note_write(Kind::Status, fate);
+        let Fate::Taken = fate else { return };
         for transition in event::transitions(before.as_ref(), &status) {
             self.events.tell_of_tuning(tuning, transition);
         }

@@ -11,10 +11,11 @@ use crate::assign::{self, Sent};
 use crate::event::Events;
 use crate::history::History;
 use crate::lead::{Candidate, Leadership};
+use crate::metrics::{self, Kind, Metrics};
 use crate::report::Reporter;
 use crate::resolve::resolve;
 use crate::serve::{Health, serve};
-use crate::summarise::{Now, summarise};
+use crate::summarise::{Now, fleet::fleet, summarise};
 use crate::watch::Caches;
 
 /// Every loop turns at least this often: silence has to be noticed, and what failed is tried again.
@@ -36,13 +37,22 @@ pub struct Settings {
 
 /// Works until `stop` turns true.
 pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop: watch::Receiver<bool>) {
-    let health = Health::default();
+    let (health, metrics) = (Health::default(), Metrics::default());
     let (caches, watching) = Caches::start(&client);
     let (candidate, leadership) = Candidate::new(&client, &settings.namespace, &settings.identity);
     let mut stopping = stop.clone();
     let (events, telling) = Events::start(client.clone(), &settings.identity);
-    let orders = order(client.clone(), events.clone(), caches.clone(), leadership.clone(), health.clone());
-    let statuses = status(Reporter::new(client, events), caches.clone(), leadership, health.clone());
+    let orders = order(
+        client.clone(),
+        events.clone(),
+        caches.clone(),
+        leadership.clone(),
+        health.clone(),
+        metrics.clone(),
+    );
+    let reporter = Reporter::new(client, events, metrics.clone());
+    let statuses = status(reporter, caches.clone(), leadership.clone(), health.clone(), metrics.clone());
+    let serving = serve(listener, health.clone(), metrics, leadership, stop.clone());
     let listed = async {
         caches.listed().await;
         health.note_listed();
@@ -58,15 +68,21 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
         }
     };
     // Work ends first, then the lease is released: nobody else starts while this one still writes.
-    let (served, (), ()) =
-        tokio::join!(serve(listener, health.clone(), stop.clone()), until_stopped, candidate.run(stop));
+    let (served, (), ()) = tokio::join!(serving, until_stopped, candidate.run(stop));
     if let Err(error) = served {
         tracing::warn!("health endpoints: {error}");
     }
 }
 
 /// Turns changes into orders.
-async fn order(client: Client, events: Events, caches: Caches, leadership: Leadership, health: Health) {
+async fn order(
+    client: Client,
+    events: Events,
+    caches: Caches,
+    leadership: Leadership,
+    health: Health,
+    metrics: Metrics,
+) {
     let mut sent = Sent::default();
     let mut pace = Pace::new(&caches, &leadership, ORDER_AFTER);
     loop {
@@ -79,7 +95,8 @@ async fn order(client: Client, events: Events, caches: Caches, leadership: Leade
         let resolution = resolve(&snapshot);
         let writes = sent.without_sent(assign::plan(&snapshot, &resolution), started);
         pace.worked(started.elapsed());
-        let taken = assign::carry_out(&client, writes, &leadership, &health).await;
+        metrics.note_turn(Kind::Order, started.elapsed());
+        let taken = assign::carry_out(&client, writes, &leadership, &health, &metrics).await;
         events.tell_of_writes(&taken);
         for write in taken {
             sent.note(write, Instant::now());
@@ -88,7 +105,13 @@ async fn order(client: Client, events: Events, caches: Caches, leadership: Leade
 }
 
 /// Turns changes into statuses.
-async fn status(mut reporter: Reporter, caches: Caches, leadership: Leadership, health: Health) {
+async fn status(
+    mut reporter: Reporter,
+    caches: Caches,
+    leadership: Leadership,
+    health: Health,
+    metrics: Metrics,
+) {
     let mut history = History::default();
     let mut pace = Pace::new(&caches, &leadership, STATUS_AFTER);
     loop {
@@ -114,7 +137,12 @@ async fn status(mut reporter: Reporter, caches: Caches, leadership: Leadership, 
                 (tuning, summarise(tuning, stored, &snapshot, &resolution, &mut history, now))
             })
             .collect();
+        metrics.show_fleet(metrics::fleet::registry(
+            &fleet(&snapshot, &resolution, &history, now.clock),
+            &statuses,
+        ));
         pace.worked(now.clock.elapsed());
+        metrics.note_turn(Kind::Status, now.clock.elapsed());
         for (tuning, status) in statuses {
             reporter.report(tuning, status, &leadership).await;
             health.beat();

@@ -1,4 +1,4 @@
-//! Serve: is the process alive, and does it know the cluster? Nothing else listens.
+//! Serve: is the process alive, does it know the cluster, and its metrics. Nothing else listens.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,9 +7,14 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+use crate::lead::Leadership;
+use crate::metrics::{self, Metrics};
 
 /// A loop that has not turned for this long hangs.
 const HANGS: Duration = Duration::from_secs(60);
@@ -50,13 +55,18 @@ impl Health {
     }
 }
 
-/// Answers probes until told to stop.
+/// Answers probes and scrapes until told to stop.
 pub async fn serve(
     listener: TcpListener,
     health: Health,
+    metrics: Metrics,
+    leadership: Leadership,
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    let app = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(health);
+    let probes =
+        Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(health);
+    let scrapes = Router::new().route("/metrics", get(scrape)).with_state((metrics, leadership));
+    let app = probes.merge(scrapes);
     axum::serve(listener, app)
         .with_graceful_shutdown(async move {
             let _ = stop.wait_for(|stop| *stop).await;
@@ -70,6 +80,12 @@ async fn healthz(State(health): State<Health>) -> (StatusCode, &'static str) {
 
 async fn readyz(State(health): State<Health>) -> (StatusCode, &'static str) {
     answer(health.is_ready(), "nodes, tunings and orders have not all been listed yet\n")
+}
+
+async fn scrape(State((metrics, leadership)): State<(Metrics, Leadership)>) -> impl IntoResponse {
+    // Writing to a String does not fail.
+    let text = metrics.text(leadership.may_write()).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR);
+    text.map(|text| ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text))
 }
 
 fn answer(good: bool, otherwise: &'static str) -> (StatusCode, &'static str) {

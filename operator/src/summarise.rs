@@ -3,6 +3,7 @@
 
 pub mod class;
 pub mod condition;
+pub mod fleet;
 mod leak;
 mod sums;
 mod verdict;
@@ -83,7 +84,7 @@ fn summarise_decoded(
         observed_generation: tuning.generation,
         conditions: condition::conditions(&verdict::conclude(&scene), past, now.wall),
         nodes: Some(counts(&scene)),
-        sockets: sums::sums(&scene.findings),
+        sockets: sums::sums(scene.findings.iter().filter_map(|finding| finding.report)),
         worst: worst::worst(&scene.findings),
         refusals: worst::refusals(&scene.findings),
     }

@@ -10,6 +10,7 @@ pub mod counters;
 pub mod heavy;
 pub mod judge;
 pub mod kernel;
+pub mod metric;
 pub mod order;
 pub mod peak;
 pub mod plan;

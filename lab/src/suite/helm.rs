@@ -24,6 +24,8 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "helm_waits_until_a_tuning_is_in_force", run: good_release },
     Test { name: "helm_fails_with_our_words_when_a_tuning_is_refused", run: refused_release },
     Test { name: "a_misspelt_value_of_the_chart_is_refused_by_its_name", run: misspelt_value },
+    Test { name: "without_countpods_the_agent_sees_nothing_of_pods", run: without_pods },
+    Test { name: "the_charts_switches_make_what_they_name", run: switches },
 ];
 
 /// They replace every pod, or wait for a tie that lasts.
@@ -58,9 +60,48 @@ fn release(suite: &Suite, verb: &str, values: &str) -> (Result<String>, Duration
     (suite.cluster.helm(&arguments), start.elapsed())
 }
 
-fn misspelt_value(suite: &Suite) -> Outcome {
+/// What the chart makes of some values.
+fn rendered(suite: &Suite, values: &[&str]) -> Result<String> {
     let chart = suite.cluster.checkout().root().join("charts/tcp-close-tuning").display().to_string();
-    match suite.cluster.helm(&["template", &chart, "--set", "agent.tolerationz=1"]) {
+    let set = values.iter().flat_map(|value| ["--set", value]);
+    suite.cluster.helm(&["template", &chart].into_iter().chain(set).collect::<Vec<_>>())
+}
+
+/// The lines are there with these values, and not without them.
+fn makes(suite: &Suite, values: &[&str], lines: &[&str]) -> Outcome {
+    let (without, with) = (rendered(suite, &[])?, rendered(suite, values)?);
+    let has = |text: &str, line: &str| text.lines().any(|seen| seen.trim() == line);
+    for line in lines {
+        ensure(has(&with, line), || format!("{values:?} does not make {line:?}"))?;
+        ensure(!has(&without, line), || format!("{line:?} is there without {values:?}"))?;
+    }
+    Ok(())
+}
+
+fn without_pods(suite: &Suite) -> Outcome {
+    let (with, without) = (rendered(suite, &[])?, rendered(suite, &["agent.countPods=false"])?);
+    for seen in ["--count-pods", "path: /proc", "path: /var/log/containers", "mountPath: /host/proc"] {
+        let is_there = |text: &str| text.lines().any(|line| line.trim().trim_start_matches("- ") == seen);
+        ensure(is_there(&with), || format!("the agent counts pods without {seen:?}"))?;
+        ensure(!is_there(&without), || format!("{seen:?} is there without countPods"))?;
+    }
+    Ok(())
+}
+
+fn switches(suite: &Suite) -> Outcome {
+    makes(suite, &["metrics.podMonitor.enabled=true"], &["kind: PodMonitor"])?;
+    makes(suite, &["agent.reportPeers=true"], &["- --report-peers"])?;
+    makes(suite, &["agent.podsSeconds=1"], &["- \"1\""])?;
+    let textfile = ["agent.textfile.enabled=true", "agent.textfile.directory=/srv/prom"];
+    makes(suite, &textfile, &["- --textfile-directory", "path: /srv/prom", "mountPath: /host/textfile"])?;
+    let service = rendered(suite, &["metrics.service.enabled=false"])?;
+    ensure(!service.contains("kind: Service\n"), || {
+        "there is a Service without metrics.service.enabled".into()
+    })
+}
+
+fn misspelt_value(suite: &Suite) -> Outcome {
+    match rendered(suite, &["agent.tolerationz=1"]) {
         Err(Error::Failed { output, .. }) => {
             ensure(output.contains("'tolerationz' not allowed"), || output.clone())
         }

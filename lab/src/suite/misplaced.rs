@@ -104,7 +104,7 @@ fn without_agents(suite: &Suite, work: impl FnOnce() -> Outcome) -> Outcome {
 /// Mounts the node's `/proc/sys/net/ipv4` where the agent writes.
 fn mount_ipv4(spec: &mut Value) {
     let volume = json!({ "name": "ipv4", "hostPath": { "path": "/proc/sys/net/ipv4" } });
-    let mount = json!({ "name": "ipv4", "mountPath": "/host/proc/sys/net/ipv4" });
+    let mount = json!({ "name": "ipv4", "mountPath": "/host/proc-sys-net/ipv4" });
     for (list, item) in [("/volumes", volume), ("/containers/0/volumeMounts", mount)] {
         if let Some(list) = spec.pointer_mut(list).and_then(Value::as_array_mut) {
             list.push(item);
@@ -141,12 +141,12 @@ fn wrong_places(suite: &Suite) -> Outcome {
         for (agent, words) in [
             (
                 only_below,
-                "/host/proc/sys/net is not a procfs, so writing there would change no kernel: mount /proc/sys/net of the node \
+                "/host/proc-sys-net is not a procfs, so writing there would change no kernel: mount /proc/sys/net of the node \
                  there",
             ),
             (
                 pinned,
-                "/host/proc/sys/net/ipv4 is a mount of /sys/net/ipv4 of a procfs, which belongs to the network namespace of \
+                "/host/proc-sys-net/ipv4 is a mount of /sys/net/ipv4 of a procfs, which belongs to the network namespace of \
                  whoever mounted it, not to the node's: mount /proc/sys/net",
             ),
             (own_network, &address),

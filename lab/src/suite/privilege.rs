@@ -33,6 +33,9 @@ pub(super) const TESTS: &[Test] = &[
 /// Pods of an earlier generation take their grace to go.
 const SETTLED: Duration = Duration::from_secs(60);
 
+/// What the agent sees of its node: the sysctls, its journal, and for pods the processes and the names of their logs.
+const HOST_PATHS: [&str; 4] = ["/proc/sys/net", "/var/lib/tcp-close-tuning", "/proc", "/var/log/containers"];
+
 /// A list or an object in the namespace of the release.
 pub(super) fn in_namespace(suite: &Suite, arguments: &[&str]) -> Result<Value> {
     let get = ["get", "--namespace", NAMESPACE, "--output", "json"];
@@ -124,6 +127,10 @@ fn pod_asks_for_nothing(suite: &Suite) -> Outcome {
         let container = &spec["containers"][0];
         let volumes = spec["volumes"].as_array().into_iter().flatten();
         let paths: Vec<_> = volumes.filter_map(|volume| volume.pointer("/hostPath/path")).collect();
+        // The token is read-only whatever is asked for.
+        let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+        let writable: Vec<_> =
+            mounts.filter(|mount| mount["readOnly"] != true).map(|mount| &mount["name"]).collect();
         for (what, seen, expected) in [
             ("containers", &json!(spec["containers"].as_array().map(Vec::len)), json!(1)),
             ("init containers", &spec["initContainers"], Value::Null),
@@ -144,7 +151,8 @@ fn pod_asks_for_nothing(suite: &Suite) -> Outcome {
                     "capabilities": { "drop": ["ALL"] },
                 }),
             ),
-            ("hostPath", &json!(paths), json!(["/proc/sys/net", "/var/lib/tcp-close-tuning"])),
+            ("hostPath", &json!(paths), json!(HOST_PATHS)),
+            ("writable mounts", &json!(writable), json!(["sysctls", "state"])),
             ("hostNetwork", &spec["hostNetwork"], json!(true)),
             ("hostPID", &spec["hostPID"], Value::Null),
             ("hostIPC", &spec["hostIPC"], Value::Null),
@@ -209,7 +217,7 @@ fn writable_mounts(suite: &Suite) -> Outcome {
                 || *point == "/etc/hosts"
         };
         let own: Vec<_> = points.iter().filter(|point| !given(point)).collect();
-        let expected = ["/host/proc/sys/net", "/var/lib/tcp-close-tuning"];
+        let expected = ["/host/proc-sys-net", "/var/lib/tcp-close-tuning"];
         ensure(own == expected, || format!("{}: {own:?}", node.name))?;
     }
     Ok(())

@@ -7,12 +7,11 @@ use crds::tuning::{Coverage, RateSums, SocketMaxima, SocketSums};
 use tcp_close::reach::Reach;
 use tcp_close::sockets::two_digits;
 
-use super::class::Finding;
 use super::count;
 
 /// Sums and maxima, to two significant digits; `None` where no node's counts are known.
-pub(super) fn sums(findings: &[Finding<'_>]) -> Option<SocketSums> {
-    let reports: Vec<_> = findings.iter().filter_map(|finding| finding.report).collect();
+pub(super) fn sums<'a>(reports: impl Iterator<Item = &'a TcpCloseNodeStatus>) -> Option<SocketSums> {
+    let reports: Vec<_> = reports.collect();
     let counted: Vec<&Sockets> = reports.iter().filter_map(|report| report.sockets.as_ref()).collect();
     if counted.is_empty() {
         return None;

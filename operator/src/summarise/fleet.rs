@@ -1,0 +1,42 @@
+//! All Linux nodes together, tuned or not.
+
+use std::time::{Duration, Instant};
+
+use crds::tuning::SocketSums;
+
+use super::{class, count, sums};
+use crate::history::History;
+use crate::resolve::Resolution;
+use crate::snapshot::{Node, Snapshot};
+
+/// What is known of all Linux nodes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fleet {
+    /// How many there are.
+    pub nodes: u32,
+    /// Of them: at least one tuning is for them.
+    pub matched: u32,
+    /// Of them: their agent is not heard, because it has not reported yet or has missed reports, or they are not Ready.
+    pub silent: u32,
+    /// How long ago the node was heard that has been silent longest, on the operator's clock.
+    pub oldest_report: Duration,
+    /// Sums over those that are heard; `None` where no node's counts are known.
+    pub sockets: Option<SocketSums>,
+}
+
+/// What is known of all Linux nodes.
+pub fn fleet(snapshot: &Snapshot, resolution: &Resolution, history: &History, now: Instant) -> Fleet {
+    let nodes: Vec<_> = snapshot.nodes.iter().filter(|(_, node)| node.is_linux()).collect();
+    let is_heard = |node: &Node| class::is_heard(node, snapshot, history, now);
+    let heard: Vec<_> = nodes.iter().filter(|(_, node)| is_heard(node)).collect();
+    let is_matched = |name: &String| {
+        resolution.orders.get(name).is_some_and(|order| !order.claims.is_empty() || !order.observe.is_empty())
+    };
+    Fleet {
+        nodes: count(nodes.len()),
+        matched: count(nodes.iter().filter(|(name, _)| is_matched(name)).count()),
+        silent: count(nodes.len() - heard.len()),
+        oldest_report: nodes.iter().map(|(name, _)| history.silence(name, now)).max().unwrap_or_default(),
+        sockets: sums::sums(heard.iter().filter_map(|(_, node)| snapshot.order_of(node)?.status.as_ref())),
+    }
+}
