@@ -27,7 +27,12 @@ fn benches_run(suite: &Suite) -> Outcome {
         format!("{} processes, not {nodes} agents and an operator", costs.len())
     })?;
     let complete = costs.iter().all(|cost| {
-        cost.peak > 0 && cost.private > 0 && cost.threads > 0 && cost.size > 0 && cost.cpu > Duration::ZERO
+        let memory = cost.memory;
+        memory.peak > 0
+            && memory.private > 0
+            && memory.threads > 0
+            && cost.size > 0
+            && cost.cpu > Duration::ZERO
     });
     ensure(complete, || format!("figures are missing: {footprint}"))
 }

@@ -1,0 +1,187 @@
+//! A scene: a fresh network namespace with so many sockets, among so many other namespaces, over a table of some size; and
+//! everything measured in it, turn by turn.
+//!
+//! It is played by a process of its own, which is the first one of a pid namespace: the agent's library reads
+//! `/proc/self`, the agent finds namespaces by processes, and whatever happens, all that a scene started ends with it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{stage::Stage, subject::Subject};
+use crate::{
+    bench::{
+        cost::Cost,
+        time_wait::{self, Maker},
+    },
+    debian::Peers,
+    error::{Error, Result},
+    namespace::NetNamespace,
+    process::{on_path, run},
+};
+
+/// What is older is about to go: sockets are made anew.
+const FRESH: std::time::Duration = time_wait::LIFETIME.saturating_sub(std::time::Duration::from_secs(15));
+
+/// What a scene looks like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scene {
+    /// Sockets in TIME_WAIT in the own namespace.
+    pub time_waits: u32,
+    /// Other network namespaces, each with one process.
+    pub namespaces: u32,
+    /// Buckets of the own namespace's table; none is the machine's, which all namespaces share.
+    pub buckets: Option<u32>,
+}
+
+/// A scene, and with what and how often it is measured.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Play {
+    pub(crate) scene: Scene,
+    pub(crate) programs: Programs,
+    pub(crate) rounds: u32,
+}
+
+/// The programs that are measured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Programs {
+    /// `tcpclose-agent`.
+    pub(crate) agent: PathBuf,
+    /// Our own instrument.
+    pub(crate) reading: PathBuf,
+    /// Others'.
+    pub(crate) peers: Peers,
+}
+
+/// One subject in a scene, round by round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Figure {
+    pub(crate) subject: Subject,
+    pub(crate) costs: Vec<Cost>,
+}
+
+impl Play {
+    /// Has a process of its own play it.
+    pub(crate) fn stage(&self) -> Result<Vec<Figure>> {
+        let lab = std::env::current_exe().map_err(Error::file("find", "/proc/self/exe"))?;
+        let unclear = |error: serde_json::Error| Error::Unclear {
+            what: "the figures of a scene".into(),
+            why: error.to_string(),
+        };
+        let mut command = Command::new("unshare");
+        command.args(["--fork", "--pid", "--kill-child", "--mount-proc", "--net", "--"]).arg(lab);
+        command.arg("scene").arg(serde_json::to_string(self).map_err(unclear)?);
+        serde_json::from_str(&run(&mut command)?).map_err(unclear)
+    }
+
+    /// Plays it in this process, whose only thread this must be, and prints the figures.
+    pub(crate) fn perform(text: &str) -> Result<()> {
+        let play: Self = serde_json::from_str(text)
+            .map_err(|error| Error::Unclear { what: "a scene".into(), why: error.to_string() })?;
+        let figures = play.figures()?;
+        let text = serde_json::to_string(&figures)
+            .map_err(|error| Error::Unclear { what: "figures".into(), why: error.to_string() })?;
+        println!("{text}");
+        Ok(())
+    }
+
+    fn figures(&self) -> Result<Vec<Figure>> {
+        let Self { scene, programs, rounds } = self;
+        if let Some(buckets) = scene.buckets {
+            // A namespace gets a table of its own where the one that it is made in says so.
+            write_sysctl("tcp_child_ehash_entries", buckets)?;
+            NetNamespace::enter_new()?;
+        }
+        bring_loopback_up()?;
+        write_sysctl("tcp_max_tw_buckets", 2 * scene.time_waits.max(1000))?;
+        let others = (0..scene.namespaces).map(|_| Other::start()).collect::<Result<Vec<_>>>()?;
+        let mut stage = Stage::new(scene, programs, others.iter().map(Other::pid).collect())?;
+        let mut figures: Vec<_> = Subject::of(scene)
+            .iter()
+            .map(|subject| Figure { subject: *subject, costs: Vec::new() })
+            .collect();
+        let mut sockets = Sockets::make(scene.time_waits)?;
+        // The first round opens files and fills caches.
+        for round in 0..=*rounds {
+            sockets.renew()?;
+            for figure in &mut figures {
+                let cost = stage.measure(figure.subject)?;
+                if round > 0 {
+                    figure.costs.push(cost);
+                }
+            }
+            sockets.check()?;
+        }
+        Ok(figures)
+    }
+}
+
+/// The scene's sockets in TIME_WAIT.
+struct Sockets {
+    maker: Maker,
+    wanted: u32,
+    made: Instant,
+}
+
+impl Sockets {
+    fn make(wanted: u32) -> Result<Self> {
+        let mut maker = Maker::new()?;
+        let made = Instant::now();
+        maker.make(wanted)?;
+        Ok(Self { maker, wanted, made })
+    }
+
+    /// Makes them anew where they are about to go.
+    fn renew(&mut self) -> Result<()> {
+        if self.made.elapsed() > FRESH {
+            time_wait::wait_until_none()?;
+            self.made = Instant::now();
+            self.maker.make(self.wanted)?;
+        }
+        Ok(())
+    }
+
+    /// That they were there to the end of a round. Scrapes leave a few of their own.
+    fn check(&self) -> Result<()> {
+        let seen = time_wait::sockstat()?.tw;
+        if (u64::from(self.wanted)..=u64::from(self.wanted) + 1000).contains(&seen) {
+            return Ok(());
+        }
+        let why = format!("{seen} sockets in TIME_WAIT after a round, not {}", self.wanted);
+        Err(Error::Unclear { what: "a scene".into(), why })
+    }
+}
+
+/// A process in a network namespace of its own.
+struct Other(Child);
+
+impl Other {
+    fn start() -> Result<Self> {
+        // Reads until the scene ends.
+        let spawn = || Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let started = NetNamespace::run_in_new(spawn)?;
+        started.map(Self).map_err(|source| Error::Start { program: "cat".into(), source })
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+fn write_sysctl(file: &str, value: u32) -> Result<()> {
+    // Of the namespace of this thread: never the machine's first, as it was entered or made.
+    let path = Path::new("/proc/sys/net/ipv4").join(file);
+    std::fs::write(&path, value.to_string()).map_err(Error::file("write", path))
+}
+
+fn bring_loopback_up() -> Result<()> {
+    let ip = on_path("ip").ok_or_else(|| Error::Missing {
+        what: "no program `ip` on the PATH".into(),
+        remedy: "install iproute2".into(),
+    })?;
+    run(Command::new(ip).args(["link", "set", "lo", "up"])).map(drop)
+}
