@@ -1,6 +1,7 @@
 //! What counting costs: the agent's readings beside everything else that counts sockets, in the same scenes, turn by turn.
 //! Needs no cluster.
 
+mod life;
 mod scene;
 mod stage;
 mod subject;
@@ -18,10 +19,11 @@ use crate::{
     report::during,
 };
 
+pub use life::Life;
 pub use scene::Scene;
 pub use table::Count;
 
-use scene::{Play, Programs};
+use scene::{Act, Outcome, Play, Programs};
 
 /// Rounds whose fastest and middle are told; fewer say little.
 pub(super) const ROUNDS: u32 = 7;
@@ -67,10 +69,27 @@ pub fn measure(
     let machine = Machine::look()?;
     let mut played = Vec::new();
     for scene in scenes {
-        let play = Play { scene: scene.clone(), programs: programs.clone(), rounds };
-        played.push((scene.clone(), during(&format!("measures {scene}"), || play.stage())?));
+        let act = Act::Measure { programs: programs.clone(), rounds };
+        let play = Play { scene: scene.clone(), act };
+        match during(&format!("measures {scene}"), || play.stage())? {
+            Outcome::Figures(figures) => played.push((scene.clone(), figures)),
+            Outcome::Life(_) => return Err(other_outcome()),
+        }
     }
     Ok(Count::new(played, rounds, possible_cpus()?, machine.told()?))
+}
+
+/// The agent's sampler in a scene, for so many seconds of its own clock.
+pub(super) fn live(scene: Scene, seconds: u32) -> Result<Life> {
+    let what = format!("samples for {seconds} s of the sampler's clock, {scene}");
+    match during(&what, || Play { scene, act: Act::Sample { seconds } }.stage())? {
+        Outcome::Life(life) => Ok(life),
+        Outcome::Figures(_) => Err(other_outcome()),
+    }
+}
+
+fn other_outcome() -> Error {
+    Error::Unclear { what: "what came out of a scene".into(), why: "it belongs to another one".into() }
 }
 
 /// Plays the scene that [`measure`] has written down, in a process of its own.

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{stage::Stage, subject::Subject};
+use super::{life::Life, stage::Stage, subject::Subject};
 use crate::{
     bench::{
         cost::Cost,
@@ -38,12 +38,29 @@ pub struct Scene {
     pub buckets: Option<u32>,
 }
 
-/// A scene, and with what and how often it is measured.
+/// A scene, and what is done in it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Play {
     pub(crate) scene: Scene,
-    pub(crate) programs: Programs,
-    pub(crate) rounds: u32,
+    pub(crate) act: Act,
+}
+
+/// What is done in a scene.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Act {
+    /// Everything that belongs to the scene is measured, turn by turn, so often.
+    Measure { programs: Programs, rounds: u32 },
+    /// The agent's sampler lives through so many seconds, as fast as it can.
+    Sample { seconds: u32 },
+}
+
+/// What came out of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    /// Of [`Act::Measure`].
+    Figures(Vec<Figure>),
+    /// Of [`Act::Sample`].
+    Life(Life),
 }
 
 /// The programs that are measured.
@@ -66,58 +83,67 @@ pub(crate) struct Figure {
 
 impl Play {
     /// Has a process of its own play it.
-    pub(crate) fn stage(&self) -> Result<Vec<Figure>> {
+    pub(crate) fn stage(&self) -> Result<Outcome> {
         let lab = std::env::current_exe().map_err(Error::file("find", "/proc/self/exe"))?;
-        let unclear = |error: serde_json::Error| Error::Unclear {
-            what: "the figures of a scene".into(),
-            why: error.to_string(),
-        };
         let mut command = Command::new("unshare");
         command.args(["--fork", "--pid", "--kill-child", "--mount-proc", "--net", "--"]).arg(lab);
-        command.arg("scene").arg(serde_json::to_string(self).map_err(unclear)?);
-        serde_json::from_str(&run(&mut command)?).map_err(unclear)
+        command.arg("scene").arg(serde_json::to_string(self).map_err(unclear("a scene"))?);
+        serde_json::from_str(&run(&mut command)?).map_err(unclear("what came out of a scene"))
     }
 
-    /// Plays it in this process, whose only thread this must be, and prints the figures.
+    /// Plays it in this process, whose only thread this must be, and prints what came out.
     pub(crate) fn perform(text: &str) -> Result<()> {
-        let play: Self = serde_json::from_str(text)
-            .map_err(|error| Error::Unclear { what: "a scene".into(), why: error.to_string() })?;
-        let figures = play.figures()?;
-        let text = serde_json::to_string(&figures)
-            .map_err(|error| Error::Unclear { what: "figures".into(), why: error.to_string() })?;
+        let Self { scene, act } = serde_json::from_str(text).map_err(unclear("a scene"))?;
+        let others = scene.prepare()?;
+        let mut sockets = Sockets::make(scene.time_waits)?;
+        let outcome = match act {
+            Act::Measure { programs, rounds } => {
+                let stage = Stage::new(&scene, &programs, others.iter().map(Child::id).collect())?;
+                Outcome::Figures(measure(&scene, stage, &mut sockets, rounds)?)
+            }
+            Act::Sample { seconds } => Outcome::Life(Life::live(seconds, || sockets.renew())?),
+        };
+        let text = serde_json::to_string(&outcome).map_err(unclear("what came out of a scene"))?;
         println!("{text}");
         Ok(())
     }
+}
 
-    fn figures(&self) -> Result<Vec<Figure>> {
-        let Self { scene, programs, rounds } = self;
-        if let Some(buckets) = scene.buckets {
+impl Scene {
+    /// Makes this process's namespace look like it. Returns a process of each other namespace; they end with this one.
+    fn prepare(&self) -> Result<Vec<Child>> {
+        if let Some(buckets) = self.buckets {
             // A namespace gets a table of its own where the one that it is made in says so.
             write_sysctl("tcp_child_ehash_entries", buckets)?;
             NetNamespace::enter_new()?;
         }
         bring_loopback_up()?;
-        write_sysctl("tcp_max_tw_buckets", 2 * scene.time_waits.max(1000))?;
-        let others = (0..scene.namespaces).map(|_| Other::start()).collect::<Result<Vec<_>>>()?;
-        let mut stage = Stage::new(scene, programs, others.iter().map(Other::pid).collect())?;
-        let mut figures: Vec<_> = Subject::of(scene)
-            .iter()
-            .map(|subject| Figure { subject: *subject, costs: Vec::new() })
-            .collect();
-        let mut sockets = Sockets::make(scene.time_waits)?;
-        // The first round opens files and fills caches.
-        for round in 0..=*rounds {
-            sockets.renew()?;
-            for figure in &mut figures {
-                let cost = stage.measure(figure.subject)?;
-                if round > 0 {
-                    figure.costs.push(cost);
-                }
-            }
-            sockets.check()?;
-        }
-        Ok(figures)
+        write_sysctl("tcp_max_tw_buckets", 2 * self.time_waits.max(1000))?;
+        (0..self.namespaces).map(|_| start_in_new_namespace()).collect()
     }
+}
+
+/// Measures everything that belongs to a scene, turn by turn.
+fn measure(
+    scene: &Scene,
+    mut stage: Stage<'_>,
+    sockets: &mut Sockets,
+    rounds: u32,
+) -> Result<Vec<Figure>> {
+    let none_yet = |subject: &Subject| Figure { subject: *subject, costs: Vec::new() };
+    let mut figures: Vec<_> = Subject::of(scene).iter().map(none_yet).collect();
+    // The first round opens files and fills caches.
+    for round in 0..=rounds {
+        sockets.renew()?;
+        for figure in &mut figures {
+            let cost = stage.measure(figure.subject)?;
+            if round > 0 {
+                figure.costs.push(cost);
+            }
+        }
+        sockets.check()?;
+    }
+    Ok(figures)
 }
 
 /// The scene's sockets in TIME_WAIT.
@@ -156,20 +182,16 @@ impl Sockets {
     }
 }
 
-/// A process in a network namespace of its own.
-struct Other(Child);
+/// Starts a process in a network namespace of its own, which it keeps until this process ends.
+fn start_in_new_namespace() -> Result<Child> {
+    let spawn = || Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+    let started = NetNamespace::run_in_new(spawn)?;
+    started.map_err(|source| Error::Start { program: "cat".into(), source })
+}
 
-impl Other {
-    fn start() -> Result<Self> {
-        // Reads until the scene ends.
-        let spawn = || Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
-        let started = NetNamespace::run_in_new(spawn)?;
-        started.map(Self).map_err(|source| Error::Start { program: "cat".into(), source })
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
+/// For `map_err`: names the text.
+fn unclear(what: &str) -> impl FnOnce(serde_json::Error) -> Error {
+    move |error| Error::Unclear { what: what.into(), why: error.to_string() }
 }
 
 fn write_sysctl(file: &str, value: u32) -> Result<()> {
