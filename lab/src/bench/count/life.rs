@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use node_agent::{
     node::Moment,
     procfs::Procfs,
@@ -40,11 +40,8 @@ impl Life {
         let own = Process::of_pid(std::process::id()).ok_or(Error::NotUp)?;
         let procfs = Procfs::new("/proc", None);
         // No container has a log here.
-        let pods = PodOptions {
-            processes: procfs.clone(),
-            logs: "/nonexistent".into(),
-            interval: PODS_INTERVAL,
-        };
+        let pods =
+            PodOptions { processes: procfs.clone(), logs: "/nonexistent".into(), interval: PODS_INTERVAL };
         let (mut sampler, mut census) = (Sampler::new(&procfs, Some(&pods)), Census::default());
         let start = Moment::now();
         let mut settled = None;

@@ -124,12 +124,7 @@ impl Scene {
 }
 
 /// Measures everything that belongs to a scene, turn by turn.
-fn measure(
-    scene: &Scene,
-    mut stage: Stage<'_>,
-    sockets: &mut Sockets,
-    rounds: u32,
-) -> Result<Vec<Figure>> {
+fn measure(scene: &Scene, mut stage: Stage<'_>, sockets: &mut Sockets, rounds: u32) -> Result<Vec<Figure>> {
     let none_yet = |subject: &Subject| Figure { subject: *subject, costs: Vec::new() };
     let mut figures: Vec<_> = Subject::of(scene).iter().map(none_yet).collect();
     // The first round opens files and fills caches.

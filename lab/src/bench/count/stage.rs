@@ -7,7 +7,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use node_agent::{procfs::Procfs, sample::pods::Pods, sock_diag};
+use node_agent::{
+    procfs::Procfs,
+    sample::{own::Own, pods::Pods},
+};
 
 use super::{
     scene::{Programs, Scene},
@@ -30,7 +33,7 @@ const SOCKSTAT: &str = "sockstat";
 /// What a scene is measured with.
 pub(super) struct Stage<'a> {
     programs: &'a Programs,
-    procfs: Procfs,
+    own: Own,
     pods: Pods,
     /// Processes, one in each other namespace.
     others: Vec<u32>,
@@ -48,7 +51,7 @@ impl<'a> Stage<'a> {
         pods.look();
         let wants_exporter = Subject::of(scene).contains(&Subject::ExporterTcpstat);
         let exporter = wants_exporter.then(|| start_exporter(programs)).transpose()?;
-        Ok(Self { programs, procfs, pods, others, exporter })
+        Ok(Self { programs, own: Own::new(&procfs), pods, others, exporter })
     }
 
     pub(super) fn measure(&mut self, subject: Subject) -> Result<Cost> {
@@ -82,15 +85,15 @@ impl<'a> Stage<'a> {
         }
     }
 
-    fn sample(&self) -> Result<Cost> {
+    fn sample(&mut self) -> Result<Cost> {
         Cost::of_work(Subject::Sample.repeats(), || {
-            self.procfs.sockstat().map(drop).map_err(|error| unclear("sockstat", &error))
+            self.own.sockstat().map(drop).map_err(|error| unclear("the agent's sample", &error))
         })
     }
 
-    fn states(&self) -> Result<Cost> {
+    fn states(&mut self) -> Result<Cost> {
         Cost::of_work(Subject::States.repeats(), || {
-            sock_diag::sample(&self.procfs).map(drop).map_err(|error| unclear("the agent's dump", &error))
+            self.own.states().map(drop).map_err(|error| unclear("the agent's state split", &error))
         })
     }
 
