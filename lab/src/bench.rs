@@ -2,15 +2,18 @@
 //!
 //! They are compiled with optimisation: a client that is slower than the product would make the floor look high.
 
+mod agent;
 mod aim;
 pub(crate) mod client;
 mod cost;
 pub(crate) mod count;
+mod crowd;
 mod floor;
 mod footprint;
 mod latency;
 mod node_exporter;
 mod time_wait;
+mod tuned;
 
 use std::{ffi::OsString, os::unix::process::CommandExt, path::Path, process::Command, time::Duration};
 
@@ -26,7 +29,9 @@ use crate::{
     up::{NODES, up},
 };
 
-pub use count::{Count, Scene, measure as measure_count};
+pub use agent::{Beside, Extent, Phase, Share, measure as measure_agent};
+pub use count::{Count, Life, Scene, measure as measure_count};
+pub use crowd::Size as CrowdSize;
 pub use footprint::{Footprint, measure as measure_footprint};
 pub use latency::{Latency, measure as measure_latency};
 
@@ -42,6 +47,12 @@ pub enum What {
     /// Memory, CPU time and size of the agent and the operator.
     Footprint {
         /// For how long CPU time is measured.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: u64,
+    },
+    /// The whole agent on a crowded node, beside TuneD and node_exporter, and its sampler through an hour.
+    Agent {
+        /// For how long CPU time is measured, with pods every 5 s and again with pods each second.
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
     },
@@ -71,6 +82,11 @@ pub fn bench(what: &What) -> Result<()> {
                 install_from_checkout(&cluster)?;
             }
             print!("{}", measure_footprint(&cluster, Duration::from_secs(*seconds))?);
+        }
+        What::Agent { seconds } => {
+            let cluster = up(NODES)?;
+            let images = install_from_checkout(&cluster)?;
+            print!("{}", agent::bench(&cluster, &images, Duration::from_secs(*seconds))?);
         }
         What::Count { rounds } => print!("{}", count::bench(*rounds)?),
     }
