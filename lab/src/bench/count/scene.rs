@@ -7,7 +7,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,12 @@ use crate::{
 };
 
 /// What is older is about to go: sockets are made anew.
-const FRESH: std::time::Duration = time_wait::LIFETIME.saturating_sub(std::time::Duration::from_secs(15));
+const FRESH: Duration = Duration::from_secs(45);
+
+/// How often something is measured before the machine is too busy for it.
+const ATTEMPTS: u32 = 5;
+/// So many sockets may be of what is measured.
+const STRANGERS_MAX: u64 = 1000;
 
 /// What a scene looks like.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,14 +134,12 @@ fn measure(scene: &Scene, mut stage: Stage<'_>, sockets: &mut Sockets, rounds: u
     let mut figures: Vec<_> = Subject::of(scene).iter().map(none_yet).collect();
     // The first round opens files and fills caches.
     for round in 0..=rounds {
-        sockets.renew()?;
         for figure in &mut figures {
-            let cost = stage.measure(figure.subject)?;
+            let cost = sockets.during(|| stage.measure(figure.subject))?;
             if round > 0 {
                 figure.costs.push(cost);
             }
         }
-        sockets.check()?;
     }
     Ok(figures)
 }
@@ -158,22 +161,31 @@ impl Sockets {
 
     /// Makes them anew where they are about to go.
     fn renew(&mut self) -> Result<()> {
-        if self.made.elapsed() > FRESH {
-            time_wait::wait_until_none()?;
-            self.made = Instant::now();
-            self.maker.make(self.wanted)?;
-        }
-        Ok(())
-    }
-
-    /// That they were there to the end of a round. Scrapes leave a few of their own.
-    fn check(&self) -> Result<()> {
-        let seen = time_wait::sockstat()?.tw;
-        if (u64::from(self.wanted)..=u64::from(self.wanted) + 1000).contains(&seen) {
+        if self.wanted == 0 || self.made.elapsed() < FRESH {
             return Ok(());
         }
-        let why = format!("{seen} sockets in TIME_WAIT after a round, not {}", self.wanted);
+        time_wait::wait_until_none()?;
+        self.made = Instant::now();
+        self.maker.make(self.wanted)
+    }
+
+    /// Does something while they are there. On a busy machine they may end meanwhile: then it is done again.
+    fn during<T>(&mut self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        for _ in 0..ATTEMPTS {
+            self.renew()?;
+            let result = work()?;
+            if self.are_there()? {
+                return Ok(result);
+            }
+        }
+        let why = format!("{} sockets in TIME_WAIT end before they are measured", self.wanted);
         Err(Error::Unclear { what: "a scene".into(), why })
+    }
+
+    /// Scrapes leave a few of their own.
+    fn are_there(&self) -> Result<bool> {
+        let seen = time_wait::sockstat()?.tw;
+        Ok((u64::from(self.wanted)..=u64::from(self.wanted) + STRANGERS_MAX).contains(&seen))
     }
 }
 

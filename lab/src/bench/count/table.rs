@@ -99,46 +99,56 @@ impl Count {
     /// Every aim that this run says something about.
     fn aims(&self) -> Vec<Aim> {
         let alone = self.shared(0);
-        let crowded = self.shared(NAMESPACES);
-        let mut aims = Vec::new();
+        let mut aims = self.aims_of_samples(&alone);
+        aims.extend(alone.last().into_iter().flat_map(|full| self.aims_of_dumps(full)));
+        aims.extend(self.aims_of_namespaces());
+        aims
+    }
+
+    fn aims_of_samples(&self, alone: &[&Scene]) -> Vec<Aim> {
         let samples: Vec<f64> = alone.iter().filter_map(|scene| self.cpu(Subject::Sample, scene)).collect();
-        if let (Some(most), Some(least)) = (largest(&samples), smallest(&samples)) {
-            let limit = SAMPLE_MAX.as_secs_f64() * 1e6;
-            aims.push(at_most("a sample of the own namespace, in µs", most * 1e6, limit));
-            aims.push(at_most("the dearest sample against the cheapest: flat", most / least, FLAT));
-        }
         let summary: Vec<f64> =
             alone.iter().filter_map(|scene| self.ratio(Subject::SsSummary, Subject::Sample, scene)).collect();
-        if let Some(worst) = smallest(&summary) {
-            aims.push(at_least("ss -s against a sample", worst, SUMMARY_RATIO));
-        }
-        if let Some(full) = alone.last() {
-            let ratio = |of, to| self.ratio(of, to, full);
-            let with = |what: &str| format!("{what}, {full}");
-            let dump = ratio(Subject::SsDump, Subject::Sample);
-            aims.extend(
-                dump.map(|it| at_least(with("ss ... time-wait | wc -l against a sample"), it, DUMP_RATIO)),
-            );
-            let raw = ratio(Subject::States, Subject::RawStates);
-            aims.extend(
-                raw.map(|it| at_most(with("the state split against the same dump in C"), it, RAW_RATIO)),
-            );
-            let split = ratio(Subject::SsDump, Subject::States);
-            aims.extend(split.map(|it| {
-                at_least(with("ss ... time-wait | wc -l against the state split"), it, SPLIT_RATIO)
-            }));
-        }
-        let pods: Vec<f64> = crowded.iter().filter_map(|scene| self.cpu(Subject::Pods, scene)).collect();
-        if let Some(most) = largest(&pods) {
-            let limit = NAMESPACES_MAX.as_secs_f64() * 1e3;
-            aims.push(at_most(format!("{NAMESPACES} namespaces counted, in ms"), most * 1e3, limit));
-        }
-        let each: Vec<f64> =
-            crowded.iter().filter_map(|scene| self.ratio(Subject::RawInEach, Subject::Pods, scene)).collect();
-        if let Some(worst) = smallest(&each) {
-            aims.push(at_least("a dump in each of them against that", worst, EACH_RATIO));
-        }
-        aims
+        let (Some(most), Some(least), Some(worst)) =
+            (largest(&samples), smallest(&samples), smallest(&summary))
+        else {
+            return Vec::new();
+        };
+        let limit = SAMPLE_MAX.as_secs_f64() * 1e6;
+        vec![
+            at_most("a sample of the own namespace, in µs", most * 1e6, limit),
+            at_most("the dearest sample against the cheapest: flat", most / least, FLAT),
+            at_least("ss -s against a sample", worst, SUMMARY_RATIO),
+        ]
+    }
+
+    /// In the scene with the most sockets.
+    fn aims_of_dumps(&self, full: &Scene) -> Vec<Aim> {
+        let ratio = |of, to| self.ratio(of, to, full);
+        let dump = ratio(Subject::SsDump, Subject::Sample).map(|measured| {
+            at_least(format!("ss ... time-wait | wc -l against a sample, {full}"), measured, DUMP_RATIO)
+        });
+        let raw = ratio(Subject::States, Subject::RawStates).map(|measured| {
+            at_most(format!("the state split against the same dump in C, {full}"), measured, RAW_RATIO)
+        });
+        let split = ratio(Subject::SsDump, Subject::States).map(|measured| {
+            let what = format!("ss ... time-wait | wc -l against the state split, {full}");
+            at_least(what, measured, SPLIT_RATIO)
+        });
+        [dump, raw, split].into_iter().flatten().collect()
+    }
+
+    fn aims_of_namespaces(&self) -> Vec<Aim> {
+        let limit = NAMESPACES_MAX.as_secs_f64() * 1e3;
+        let of_scene = |scene: &Scene| {
+            let pods = self.cpu(Subject::Pods, scene)?;
+            let each = self.ratio(Subject::RawInEach, Subject::Pods, scene)?;
+            Some([
+                at_most(format!("all namespaces counted, in ms, {scene}"), pods * 1e3, limit),
+                at_least(format!("a dump in each against that, {scene}"), each, EACH_RATIO),
+            ])
+        };
+        self.shared(NAMESPACES).into_iter().filter_map(of_scene).flatten().collect()
     }
 
     /// The kernel adds a counter up over all CPUs that may ever be there, so a reading costs a + b * CPUs: b is at most the
