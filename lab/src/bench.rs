@@ -1,11 +1,19 @@
-//! Benches: what can be measured on a running lab, printed beside what it is aimed at and what the machine was doing.
+//! Benches: what can be measured, most of it on a running lab, printed beside what it is aimed at and what the machine was doing.
 //!
 //! They are compiled with optimisation: a client that is slower than the product would make the floor look high.
 
+mod agent;
+mod aim;
 pub(crate) mod client;
+mod cost;
+pub(crate) mod count;
+mod crowd;
 mod floor;
 mod footprint;
 mod latency;
+mod node_exporter;
+mod time_wait;
+mod tuned;
 
 use std::{ffi::OsString, os::unix::process::CommandExt, path::Path, process::Command, time::Duration};
 
@@ -21,6 +29,9 @@ use crate::{
     up::{NODES, up},
 };
 
+pub use agent::{Beside, Extent, Phase, Share, measure as measure_agent};
+pub use count::{Count, Life, Scene, measure as measure_count};
+pub use crowd::Size as CrowdSize;
 pub use footprint::{Footprint, measure as measure_footprint};
 pub use latency::{Latency, measure as measure_latency};
 
@@ -39,6 +50,18 @@ pub enum What {
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
     },
+    /// The whole agent on a crowded node, beside TuneD and node_exporter, and its sampler through an hour.
+    Agent {
+        /// For how long CPU time is measured, with pods every 5 s and again with pods each second.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: u64,
+    },
+    /// Counting closing sockets, beside ss, netstat, node_exporter and others; needs no cluster.
+    Count {
+        /// How often everything is measured.
+        #[arg(long, default_value_t = count::ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+    },
 }
 
 /// Measures, and prints one table.
@@ -46,19 +69,26 @@ pub fn bench(what: &What) -> Result<()> {
     if cfg!(debug_assertions) {
         return Err(become_release());
     }
-    let cluster = up(NODES)?;
     match what {
         What::Latency { changes } => {
+            let cluster = up(NODES)?;
             // What is measured is this checkout, not what an earlier one has left.
             install_from_checkout(&cluster)?;
             print!("{}", measure_latency(&cluster, *changes)?);
         }
         What::Footprint { seconds } => {
+            let cluster = up(NODES)?;
             if !footprint::is_installed(&cluster)? {
                 install_from_checkout(&cluster)?;
             }
             print!("{}", measure_footprint(&cluster, Duration::from_secs(*seconds))?);
         }
+        What::Agent { seconds } => {
+            let cluster = up(NODES)?;
+            let images = install_from_checkout(&cluster)?;
+            print!("{}", agent::bench(&cluster, &images, Duration::from_secs(*seconds))?);
+        }
+        What::Count { rounds } => print!("{}", count::bench(*rounds)?),
     }
     Ok(())
 }

@@ -107,6 +107,16 @@ impl Cache {
     pub fn debian(&self) -> PathBuf {
         self.root.join("deb")
     }
+
+    /// Unpacked Debian packages of what the benches measure beside the product.
+    pub(crate) fn peers(&self) -> PathBuf {
+        self.root.join("deb-peers")
+    }
+
+    /// Unpacked Debian packages of TuneD, a tree of their own.
+    pub(crate) fn tuned(&self) -> PathBuf {
+        self.root.join("deb-tuned")
+    }
 }
 
 #[cfg(test)]

@@ -109,6 +109,12 @@ enum Subject {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Play one scene of `bench count`, in namespaces that were made for it.
+    #[command(hide = true)]
+    Scene {
+        /// What it looks like and what is measured, as JSON.
+        play: String,
+    },
     /// Pass connections from the machine to the API server.
     #[command(hide = true)]
     Relay {
@@ -160,6 +166,7 @@ impl Arguments {
             },
             Subject::Prove { write_docs, filter } => prove(&filter, write_docs),
             Subject::Fuzz { seconds, planted, filter } => fuzz(&filter, seconds, planted),
+            Subject::Scene { play } => bench::count::play(&play),
             Subject::Relay { holder, port_file } => relay::serve(holder, &port_file),
         }
     }

@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     checkout::Cache,
     error::{Error, Result},
@@ -40,6 +42,19 @@ const NETWORK_PACKAGES: &[&str] = &[
 ];
 /// strace with its library, where the machine has none: tests stop programs with it at a chosen system call.
 const STRACE_PACKAGES: &[&str] = &["strace", "libunwind8"];
+/// What the bench of counting measures beside the product; it takes `ss` too.
+const PEER_PACKAGES: &[&str] = &["net-tools", "prometheus-node-exporter"];
+/// TuneD and the Python modules it needs. Python itself is the machine's.
+const TUNED_PACKAGES: &[&str] = &[
+    "gawk",
+    "python3-dbus",
+    "python3-gi",
+    "python3-linux-procfs",
+    "python3-pyudev",
+    "python3-six",
+    "tuned",
+    "virt-what",
+];
 /// Holds the list of what has been unpacked.
 const MARKER: &str = ".unpacked";
 /// All unpacked libraries in one folder.
@@ -78,22 +93,83 @@ pub(crate) fn provide(cache: &Cache) -> Result<Programs> {
     if on_path("strace").is_none() {
         wanted.extend(STRACE_PACKAGES);
     }
-    let unpacked = std::fs::read_to_string(root.join(MARKER)).unwrap_or_default();
-    if !wanted.iter().all(|package| unpacked.lines().any(|line| line == *package)) {
-        if on_path("apt-get").is_none() || on_path("dpkg-deb").is_none() {
-            return installed();
-        }
-        during("unpacks runc, the CNI plugins and buildah", || unpack(&root, &wanted))?;
-        files::write(&root.join(MARKER), wanted.join("\n"))?;
+    if unpack_once(&root, &wanted, "unpacks runc, the CNI plugins and buildah")? {
+        programs(&root)
+    } else {
+        installed()
     }
-    programs(&root)
+}
+
+/// Unpacks packages into a folder where that has not been done; `false` where there is no apt to fetch them with.
+fn unpack_once(root: &Path, wanted: &[&str], what: &str) -> Result<bool> {
+    let unpacked = std::fs::read_to_string(root.join(MARKER)).unwrap_or_default();
+    if wanted.iter().all(|package| unpacked.lines().any(|line| line == *package)) {
+        return Ok(true);
+    }
+    if on_path("apt-get").is_none() || on_path("dpkg-deb").is_none() {
+        return Ok(false);
+    }
+    during(what, || unpack(root, wanted))?;
+    files::write(&root.join(MARKER), wanted.join("\n"))?;
+    Ok(true)
+}
+
+/// What counts sockets elsewhere.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Peers {
+    /// Lists sockets.
+    pub ss: PathBuf,
+    /// Lists sockets from the text of `/proc/net/tcp`.
+    pub netstat: PathBuf,
+    /// Prometheus' node_exporter.
+    pub node_exporter: PathBuf,
+    /// Libraries that `ss` needs and the machine lacks.
+    pub libraries: Option<PathBuf>,
+}
+
+/// The programs that the benches measure beside the product: the machine's own, or from packages.
+pub(crate) fn peers(cache: &Cache) -> Result<Peers> {
+    let root = cache.peers();
+    let mut wanted = PEER_PACKAGES.to_vec();
+    let has_ss = on_path("ss").is_some();
+    if !has_ss {
+        wanted.extend(NETWORK_PACKAGES);
+    }
+    unpack_once(&root, &wanted, "unpacks netstat and node_exporter")?;
+    let find = |name: &str, package: &str| {
+        let found = on_path(name).or_else(|| in_tree(&root, name));
+        found.ok_or_else(|| Error::Missing {
+            what: format!("there is no {name} on this machine, and no apt to fetch {package} with"),
+            remedy: format!("install {package} with this system's own tools"),
+        })
+    };
+    Ok(Peers {
+        ss: find("ss", "iproute2")?,
+        netstat: find("netstat", "net-tools")?,
+        node_exporter: find("prometheus-node-exporter", "prometheus-node-exporter")?,
+        libraries: (!has_ss).then(|| root.join(LIBRARIES)),
+    })
+}
+
+/// A folder with TuneD as its packages have it, to be laid over the machine's own files.
+pub(crate) fn tuned(cache: &Cache) -> Result<PathBuf> {
+    let root = cache.tuned();
+    if unpack_once(&root, TUNED_PACKAGES, "unpacks TuneD")? {
+        return Ok(root);
+    }
+    Err(Error::Missing {
+        what: "there is no apt on this machine to fetch TuneD with".into(),
+        remedy: "run this bench on Debian".into(),
+    })
+}
+
+fn in_tree(root: &Path, name: &str) -> Option<PathBuf> {
+    PROGRAM_FOLDERS.iter().map(|folder| root.join(folder).join(name)).find(|file| file.is_file())
 }
 
 fn programs(root: &Path) -> Result<Programs> {
     let own = |name: &str| {
-        let found =
-            PROGRAM_FOLDERS.iter().map(|folder| root.join(folder).join(name)).find(|file| file.is_file());
-        found.ok_or_else(|| Error::Missing {
+        in_tree(root, name).ok_or_else(|| Error::Missing {
             what: format!("{name} is not in the packages unpacked in {}", root.display()),
             remedy: "remove that folder and try again".into(),
         })

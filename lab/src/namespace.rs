@@ -39,12 +39,14 @@ impl NetNamespace {
 
     /// Runs work on a thread inside a new namespace, which lasts as long as that thread and the sockets made there.
     pub(crate) fn run_in_new<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
-        on_thread(|| {
-            // SAFETY: only UnshareFlags::FILES is unsafe, and it is not among these.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
-                .map_err(Error::system("make a network namespace (are you root?)"))?;
-            Ok(work())
-        })
+        on_thread(|| Self::enter_new().map(|()| work()))
+    }
+
+    /// Moves the calling thread, for good, into a new namespace.
+    pub(crate) fn enter_new() -> Result<()> {
+        // SAFETY: only UnshareFlags::FILES is unsafe, and it is not among these.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+            .map_err(Error::system("make a network namespace (are you root?)"))
     }
 }
 

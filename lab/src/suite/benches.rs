@@ -3,9 +3,15 @@
 use std::time::Duration;
 
 use super::{Outcome, Suite, Test, ensure};
-use crate::bench::{measure_footprint, measure_latency};
+use crate::bench::{
+    CrowdSize, Extent, Phase, Scene, measure_agent, measure_count, measure_footprint, measure_latency,
+};
 
-pub(super) const LONG_TESTS: &[Test] = &[Test { name: "benches_run", run: benches_run }];
+pub(super) const LONG_TESTS: &[Test] = &[
+    Test { name: "benches_run", run: benches_run },
+    Test { name: "the_bench_of_counting_yields_every_figure", run: counting },
+    Test { name: "the_bench_of_the_agent_yields_every_figure", run: agent },
+];
 
 const CHANGES: u32 = 3;
 
@@ -27,7 +33,45 @@ fn benches_run(suite: &Suite) -> Outcome {
         format!("{} processes, not {nodes} agents and an operator", costs.len())
     })?;
     let complete = costs.iter().all(|cost| {
-        cost.peak > 0 && cost.private > 0 && cost.threads > 0 && cost.size > 0 && cost.cpu > Duration::ZERO
+        let memory = cost.memory;
+        memory.peak > 0
+            && memory.private > 0
+            && memory.threads > 0
+            && cost.size > 0
+            && cost.cpu > Duration::ZERO
     });
     ensure(complete, || format!("figures are missing: {footprint}"))
+}
+
+fn counting(suite: &Suite) -> Outcome {
+    let scene = |time_waits, namespaces, buckets| Scene { time_waits, namespaces, buckets };
+    let scenes = [scene(500, 0, None), scene(500, 3, None), scene(0, 0, Some(4096))];
+    let folder = suite.cluster.dir().join("bench");
+    let agent = &suite.images.agent.program;
+    let count = measure_count(suite.cluster.checkout(), agent, &folder, &scenes, 2)?;
+    print!("{count}");
+    let missing = count.missing();
+    ensure(missing.is_empty(), || format!("figures are missing: {}", missing.join(", ")))
+}
+
+fn agent(suite: &Suite) -> Outcome {
+    let seconds = Duration::from_secs;
+    let crowd = CrowdSize { time_waits: 5000, namespaces: 3 };
+    let extent = Extent { crowd, gathering: seconds(1), phase: seconds(5), life: 120 };
+    let phases = [Phase { name: "agent", set_up: &|| Ok(()), cpu_aim: 100.0 }];
+    let beside = measure_agent(&suite.cluster, &extent, &phases)?;
+    print!("{beside}");
+    let complete = beside
+        .shares
+        .iter()
+        .all(|share| share.memory.peak > 0 && share.memory.dirty > 0 && share.cpu > Duration::ZERO);
+    ensure(complete && beside.shares.len() == 3 && beside.time_waits > 0, || {
+        let why =
+            beside.without_tuned.as_deref().unwrap_or("the agent, node_exporter and TuneD were measured");
+        format!("figures are missing ({why}): {beside}")
+    })?;
+    let life = beside.life;
+    ensure(life.namespaces == crowd.namespaces && life.last.anonymous > 0, || {
+        format!("the sampler knows {} namespaces, not {}", life.namespaces, crowd.namespaces)
+    })
 }
