@@ -121,13 +121,14 @@ pub struct Node {
     obeys_hold: bool,
     started: Instant,
     proven: bool,
-    /// A process does not outlive it.
+    /// The namespace's, once it is known: a process does not outlive it.
     life: Option<String>,
     journal: Option<Journal>,
     /// Baselines that a status of this life or a journal held, for one that is lost, cannot be read, or is not ours now.
     reported: BTreeMap<Sysctl, Record>,
     watcher: Watcher,
     facts: NodeFacts,
+    /// The files of what was ordered so far.
     sysctls: BTreeMap<Sysctl, Held>,
     /// What the kernel held when it was last read in this turn.
     live: Readings,

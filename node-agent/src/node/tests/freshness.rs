@@ -25,3 +25,18 @@ fn what_is_in_force_is_at_risk_within_five_seconds_of_a_fact_that_moves() {
     fs::write(machine.dir.path().join("sys/net/ipv4/tcp_rto_max_ms"), "1000\n").unwrap();
     assert_eq!(state(6), State::AtRisk);
 }
+
+#[test]
+fn a_turn_that_finds_the_same_as_the_last_one_is_told_from_one_with_news() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    let mut node = machine.node();
+    let order = order(1, &json!([set(Sysctl::FinTimeout, 30)]));
+    let written = machine.turn(&mut node, &order);
+    let quiet = machine.turn(&mut node, &order);
+    assert!(!quiet.found_the_same_as(&written), "something was written");
+    assert!(machine.turn(&mut node, &order).found_the_same_as(&quiet));
+    machine.set(Sysctl::FinTimeout, 45);
+    assert!(!machine.turn(&mut node, &order).found_the_same_as(&quiet), "something was put right");
+    fs::write(machine.state().join(HOLD_FILE), "").unwrap();
+    assert!(!machine.turn(&mut node, &order).found_the_same_as(&quiet), "nothing may be written any longer");
+}
