@@ -2,7 +2,9 @@
 //! and node_exporter. Then its sampler, living through an hour.
 
 use std::{
-    fmt, thread,
+    fmt,
+    process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -34,6 +36,8 @@ use crate::{
 const CROWD: Size = Size { time_waits: 60_000, namespaces: 110 };
 /// How many seconds the sampler lives through.
 const HOUR: u32 = 3600;
+/// Its start is not what an agent takes: it has connected, read everything once and reported by then.
+const SETTLING: Duration = Duration::from_secs(15);
 /// Where node_exporter listens in the node's namespace.
 const EXPORTER_PORT: u16 = 19_100;
 /// How often Prometheus scrapes by default.
@@ -94,14 +98,14 @@ impl fmt::Display for Beside {
         )?;
         writeln!(
             f,
-            "{:<44}{:>10}{:>10}{:>11}{:>11}{:>9}{:>11}",
+            "{:<44}{:>10}{:>10}{:>12}{:>10}{:>9}{:>13}",
             "MiB", "VmHWM", "RssAnon", "Priv_Dirty", "Private", "threads", "% of a core"
         )?;
         for share in &self.shares {
             let Memory { peak, anonymous, dirty, private, threads } = share.memory;
             write!(f, "{:<44}{:>10.1}", share.what, mebibytes(peak))?;
-            write!(f, "{:>10.2}{:>11.2}", mebibytes(anonymous), mebibytes(dirty))?;
-            writeln!(f, "{:>11.2}{threads:>9}{:>11.4}", mebibytes(private), share.percent())?;
+            write!(f, "{:>10.2}{:>12.2}", mebibytes(anonymous), mebibytes(dirty))?;
+            writeln!(f, "{:>10.2}{threads:>9}{:>13.4}", mebibytes(private), share.percent())?;
         }
         if let Some(why) = &self.without_tuned {
             writeln!(f, "TuneD was not measured: {why}")?;
@@ -155,7 +159,7 @@ impl Peers {
     fn start(cluster: &Cluster, node: &Node) -> Result<Self> {
         let programs = debian::peers(&Cache::of_user()?)?;
         let start = || {
-            let mut command = std::process::Command::new(&programs.node_exporter);
+            let mut command = Command::new(&programs.node_exporter);
             // As Prometheus users have it who want sockets counted.
             command.arg("--collector.tcpstat");
             NodeExporter::start(command, EXPORTER_PORT)
@@ -193,7 +197,8 @@ fn carry_out(cluster: &Cluster, images: &Images, phase: Duration) -> Result<Besi
         Phase { name: "agent, pods every 5 s", set_up: &|| install_with(5), cpu_aim: CPU_AIM },
         Phase { name: "agent, pods each second", set_up: &|| install_with(1), cpu_aim: CPU_OFTEN_AIM },
     ];
-    measure(cluster, &Extent { crowd: CROWD, gathering: LIFETIME, phase, life: HOUR }, &phases)
+    let extent = Extent { crowd: CROWD, gathering: LIFETIME, settling: SETTLING, phase, life: HOUR };
+    measure(cluster, &extent, &phases)
 }
 
 /// How much is measured.
@@ -203,7 +208,9 @@ pub struct Extent {
     pub crowd: Size,
     /// How long sockets are let gather: all are there after a minute.
     pub gathering: Duration,
-    /// How long each phase lasts.
+    /// How long the agent is let start in each phase.
+    pub settling: Duration,
+    /// How long it is measured then.
     pub phase: Duration,
     /// How many seconds the sampler lives through afterwards.
     pub life: u32,
@@ -232,6 +239,7 @@ pub fn measure(cluster: &Cluster, extent: &Extent, phases: &[Phase<'_>]) -> Resu
     })?;
     for phase in phases {
         (phase.set_up)()?;
+        thread::sleep(extent.settling);
         shares.extend(share(node, &peers, phase, extent.phase)?);
         crowd.check()?;
     }

@@ -51,7 +51,8 @@ impl Tuned {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
         let spawned = command.spawn();
         let unshare = spawned.map_err(|source| Error::Start { program: shown(&command), source })?;
-        let parent = Process::of_pid(unshare.id()).ok_or(Error::NotUp)?;
+        let parent = Process::of_pid(unshare.id())
+            .ok_or_else(|| Error::Unclear { what: "TuneD".into(), why: "its process is not there".into() })?;
         let mut tuned = Self { unshare, process: parent };
         poll_until("TuneD has applied its profile", START, || {
             let Some(process) = parent.first_child() else { return has_ended(parent, log) };

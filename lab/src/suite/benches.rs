@@ -57,7 +57,7 @@ fn counting(suite: &Suite) -> Outcome {
 fn agent(suite: &Suite) -> Outcome {
     let seconds = Duration::from_secs;
     let crowd = CrowdSize { time_waits: 5000, namespaces: 3 };
-    let extent = Extent { crowd, gathering: seconds(1), phase: seconds(5), life: 120 };
+    let extent = Extent { crowd, gathering: seconds(1), settling: seconds(0), phase: seconds(5), life: 120 };
     let phases = [Phase { name: "agent", set_up: &|| Ok(()), cpu_aim: 100.0 }];
     let beside = measure_agent(&suite.cluster, &extent, &phases)?;
     print!("{beside}");

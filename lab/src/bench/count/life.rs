@@ -37,7 +37,11 @@ pub struct Life {
 impl Life {
     /// Lives it in this process. `tend` is called before each second.
     pub(super) fn live(seconds: u32, mut tend: impl FnMut() -> Result<()>) -> Result<Self> {
-        let own = Process::of_pid(std::process::id()).ok_or(Error::NotUp)?;
+        let own = Process::of_pid(std::process::id());
+        let own = own.ok_or_else(|| Error::Unclear {
+            what: "/proc/self/stat".into(),
+            why: "it is not there".into(),
+        })?;
         let procfs = Procfs::new("/proc", None);
         // No container has a log here.
         let pods =

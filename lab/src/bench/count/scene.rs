@@ -26,7 +26,6 @@ use crate::{
 
 /// What is older is about to go: sockets are made anew.
 const FRESH: Duration = Duration::from_secs(45);
-
 /// How often something is measured before the machine is too busy for it.
 const ATTEMPTS: u32 = 5;
 /// So many sockets may be of what is measured.
@@ -99,6 +98,15 @@ impl Play {
     /// Plays it in this process, whose only thread this must be, and prints what came out.
     pub(crate) fn perform(text: &str) -> Result<()> {
         let Self { scene, act } = serde_json::from_str(text).map_err(unclear("a scene"))?;
+        // Anywhere else the sysctls that a scene sets would be the machine's.
+        if std::process::id() != 1 {
+            return Err(Error::Missing {
+                what:
+                    "a scene is played in namespaces that were made for it, and this process is in no new one"
+                        .into(),
+                remedy: "run cargo lab bench count".into(),
+            });
+        }
         let others = scene.prepare()?;
         let mut sockets = Sockets::make(scene.time_waits)?;
         let outcome = match act {
