@@ -6,7 +6,7 @@
 
 mod closing;
 mod document;
-mod experiment;
+pub(crate) mod experiment;
 mod fin_wait2;
 mod lookup;
 mod model;

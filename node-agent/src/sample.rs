@@ -256,7 +256,7 @@ fn schedule(pods_interval: Option<Duration>) -> Schedule<Task> {
             .with(Task::CountPodsEvents, Manner::Prompt, seconds(30), seconds(300))
             .with(Task::PodStates, Manner::Patient, seconds(5), seconds(300));
     }
-    schedule.with(Task::States, Manner::Patient, seconds(5), seconds(300)).with(
+    schedule.with(Task::States, Manner::Patient, seconds(5), seconds(60)).with(
         Task::Ports,
         Manner::Patient,
         seconds(60),

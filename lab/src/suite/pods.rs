@@ -1,9 +1,10 @@
 //! Closing sockets in network namespaces beside the node's: right, and without a trace.
 
 use std::{
+    io::Read,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -29,7 +30,10 @@ use crate::{
     namespace::NetNamespace,
     node::PAUSE_IMAGE,
     process::{self, on_path, run_with_input},
-    prove::space::{ADDRESS, PORT, Pair, Space},
+    prove::{
+        experiment::set,
+        space::{ADDRESS, PORT, Pair, Space},
+    },
     report::{Seen, poll_until},
     sockets::listed_here,
     traffic::{FIN, RST, connect_to, drop_all, drop_all_but, fill, listen_on, shut_down},
@@ -43,6 +47,7 @@ pub(super) const LONG_TESTS: &[Test] = &[
         run: last_process_ends,
     },
     Test { name: "a_thousand_namespaces_are_counted_at_a_bounded_cost", run: a_thousand },
+    Test { name: "counts_under_churn_are_what_there_was_before_or_came_meanwhile", run: churn },
 ];
 
 const SOON: Duration = Duration::from_secs(20);
@@ -56,6 +61,11 @@ const MANY: u32 = 1000;
 const COUNT_MAX: Duration = Duration::from_micros(100);
 /// Of so many counts the fastest is taken.
 const COUNTS: u32 = 5;
+
+/// Looks at a namespace in which connections come and go.
+const LOOKS: u32 = 40;
+/// Connections to one address in 60 s, by default: each keeps its port.
+const CHURN_MAX: u64 = 28_000;
 
 /// What `observe` says of the namespace of a process or a pod.
 fn observed(suite: &Suite, options: &[&str]) -> Result<SocketCounts, Failure> {
@@ -87,6 +97,67 @@ fn every_state(suite: &Suite) -> Outcome {
 
 fn unclear(why: String) -> Error {
     Error::Unclear { what: "what observe said".into(), why }
+}
+
+/// One thread closes connections as fast as it can, and none leaves TIME_WAIT within the time of the test. So a count is at
+/// least what there was before it began, and at most what there is when it has ended.
+fn churn(suite: &Suite) -> Outcome {
+    let agent = suite.images.agent.program.display().to_string();
+    let own: Vec<String> = [&agent, "observe", "--output", "json"].map(str::to_owned).to_vec();
+    // Else connect() takes over what is in TIME_WAIT, from loopback to loopback.
+    Space::run_in_new(&[set("tcp_tw_reuse", 0)], |_| {
+        let (is_over, made) = (AtomicBool::new(false), AtomicU64::new(0));
+        thread::scope(|scope| {
+            let churning = scope.spawn(|| close_connections(&is_over, &made));
+            let looked = look_at_churn(suite, &own, &made);
+            is_over.store(true, Ordering::Relaxed);
+            churning.join().unwrap_or_else(|_| Err(unclear("the churn panicked".into()))).map(|()| looked)
+        })
+    })?
+}
+
+/// Makes connections whose client closes first, and says how many are in TIME_WAIT or about to be.
+fn close_connections(is_over: &AtomicBool, made: &AtomicU64) -> Result<()> {
+    let address = (ADDRESS, PORT + 1).into();
+    let listener = listen_on(address)?;
+    while !is_over.load(Ordering::Relaxed) && made.load(Ordering::Relaxed) < CHURN_MAX {
+        let mut client = connect_to(address)?;
+        let (mut server, _) = listener.accept().map_err(Error::system("accept a connection"))?;
+        shut_down(&client)?;
+        let to_the_end = Error::system("read to the end of a connection");
+        server.read(&mut [0]).map_err(to_the_end)?;
+        drop(server);
+        client.read(&mut [0]).map_err(Error::system("read to the end of a connection"))?;
+        made.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+fn look_at_churn(suite: &Suite, own: &[String], made: &AtomicU64) -> Outcome {
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let mut widest = 0;
+    for look in 0..LOOKS {
+        let before = made.load(Ordering::Relaxed);
+        let counted = if look % 2 == 0 {
+            let said = ends(&mut command(own), 0)?;
+            let json: Value = serde_json::from_str(&said).map_err(|error| Failure(error.to_string()))?;
+            states(&json["sockets"]).ok_or_else(|| Failure(format!("counts are missing in {said}")))?
+        } else {
+            observed(suite, &["--pid", &thread])?
+        };
+        // The one that is being closed may be there already.
+        let after = made.load(Ordering::Relaxed) + 1;
+        widest = widest.max(after - before);
+        let counted = counted.time_wait;
+        ensure((before..=after).contains(&counted), || {
+            format!("{counted} in TIME_WAIT, where there were {before} before and {after} after")
+        })?;
+    }
+    println!(
+        "    {LOOKS} counts of up to {} in TIME_WAIT; at most {widest} came meanwhile",
+        made.load(Ordering::Relaxed)
+    );
+    Ok(())
 }
 
 /// Sockets in each state that closes, a different number of each, that stay as they are while the others are held.

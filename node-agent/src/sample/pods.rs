@@ -21,6 +21,8 @@ const LARGEST: usize = 10;
 const STATES_AGE_MIN: Duration = Duration::from_secs(10);
 /// So long a count of orphans is good where sockets have come or gone since.
 const ORPHANS_AGE_MAX: Duration = Duration::from_secs(300);
+/// Overflows are read again after this long even where they are not to be expected.
+const OVERFLOWS_AGE_MAX: Duration = Duration::from_secs(300);
 /// Descriptors that are left to the rest of the program.
 const DESCRIPTORS_LEFT: usize = 256;
 /// No small file of a namespace is longer.
@@ -312,12 +314,22 @@ impl Pod {
 
     fn count_events(&mut self, clock: Duration, buffer: &mut [u8]) {
         // What cannot be read is unknown. Whether the namespace is gone shows when it is counted.
-        let total = self.read_overflows(buffer).ok().flatten();
         self.bounds = self.read_bounds(buffer).ok().flatten();
-        self.overflows = total.map(|total| Overflows::new(total, clock, self.overflows.as_ref()));
+        if self.may_overflow(clock) {
+            let total = self.read_overflows(buffer).ok().flatten();
+            self.overflows = total.map(|total| Overflows::new(total, clock, self.overflows.as_ref()));
+        }
         if self.way.has_stayed().is_err() {
             (self.bounds, self.overflows) = (None, None);
         }
+    }
+
+    /// Where nothing is in TIME_WAIT nothing overflows, unless tcp_max_tw_buckets is 0: such a namespace is read seldom, as
+    /// the file with that counter is the dearest.
+    fn may_overflow(&self, clock: Duration) -> bool {
+        let Some(known) = &self.overflows else { return true };
+        let is_old = clock.saturating_sub(known.clock) >= OVERFLOWS_AGE_MAX;
+        self.minis != Some(0) || known.per_minute > Some(0) || is_old
     }
 
     fn read_overflows(&self, buffer: &mut [u8]) -> Result<Option<u64>, Unread> {

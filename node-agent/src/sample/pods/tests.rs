@@ -283,6 +283,24 @@ fn a_pod_on_the_hosts_network_is_the_nodes() {
 }
 
 #[test]
+fn overflows_are_read_seldom_where_nothing_is_in_time_wait() {
+    let tree = Tree::new();
+    tree.namespace("idle", minis(0));
+    tree.process(10, "idle");
+    let mut pods = tree.pods();
+    counted(&mut pods);
+    pods.count_events(Duration::ZERO);
+    tree.namespace("idle", Says { overflows: 10, ..minis(0) });
+    let mut listed = |second| {
+        pods.count_events(Duration::from_secs(second));
+        pods.census().unwrap().most.first().and_then(|pod| pod.overflows_per_minute)
+    };
+    assert_eq!((listed(60), listed(299)), (None, None));
+    assert_eq!(listed(300), Some(2), "where tcp_max_tw_buckets is 0");
+    assert_eq!(listed(360), None, "it is over, and in no list any longer");
+}
+
+#[test]
 fn only_the_ten_largest_of_each_kind_are_listed_and_none_twice() {
     let tree = Tree::new();
     for pod in 0..40 {
@@ -295,9 +313,9 @@ fn only_the_ten_largest_of_each_kind_are_listed_and_none_twice() {
     pods.count_events(Duration::ZERO);
     for pod in 15..40 {
         let minis = if pod < 20 { pod } else { 0 };
-        tree.namespace(&format!("ns-{pod}"), Says { minis, overflows: pod, ..Says::default() });
+        tree.namespace(&format!("ns-{pod}"), Says { minis, overflows: pod * 5, ..Says::default() });
     }
-    pods.count_events(Duration::from_secs(60));
+    pods.count_events(Duration::from_secs(300));
     pods.count(at(1));
     let most = pods.census().unwrap().most;
     let with_minis = most.iter().filter(|pod| pod.minis > 0).map(|pod| pod.minis).collect::<BTreeSet<_>>();
