@@ -7,8 +7,9 @@ use std::time::Duration;
 
 /// What is saved is at most what this long gives: a quiet hour does not decide over the next.
 const CAPACITY: Duration = Duration::from_secs(30);
-/// What is owed is at most what this long gives: after a storm of orders, counts are wanted most.
-const DEBT: Duration = Duration::from_secs(5);
+/// What is owed is at most what this long gives. Steps that run whatever they cost, because their longest interval is over,
+/// are paid for by those that come after them.
+const DEBT: Duration = Duration::from_secs(300);
 /// Turns come a little early or late; a step waits for no other one because of that.
 const EARLY: Duration = Duration::from_millis(100);
 
@@ -196,7 +197,7 @@ mod tests {
         let costs = [("own", micros(10)), ("dump", micros(6000))];
         let (ran, cpu) = simulate(schedule, &costs, 3600);
         assert!(cpu <= SHARE * (3600 + 60), "{cpu:?}");
-        assert!((10..=20).contains(&longest_wait(&ran["dump"])), "{}", longest_wait(&ran["dump"]));
+        assert!((10..=30).contains(&longest_wait(&ran["dump"])), "{:?}", ran["dump"]);
     }
 
     #[test]
@@ -229,7 +230,7 @@ mod tests {
     fn a_step_that_costs_more_than_can_be_saved_runs_when_all_is_saved() {
         let schedule = Schedule::new(SHARE).with("dump", Manner::Patient, secs(5), secs(3000));
         let (ran, _) = simulate(schedule, &[("dump", secs(1))], 1000);
-        assert_eq!(longest_wait(&ran["dump"]), 35, "debt is bounded as well");
+        assert_eq!(longest_wait(&ran["dump"]), 330, "debt is bounded as well");
     }
 
     #[test]
