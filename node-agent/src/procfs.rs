@@ -1,5 +1,5 @@
-//! The kernel's files. Every one of them is opened here, below two folders that are values, so that tests and containers
-//! bring their own.
+//! The kernel's files, but for those of other network namespaces. Every one of them is opened here, below two folders that
+//! are values, so that tests and containers bring their own.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};

@@ -205,12 +205,17 @@ impl Sampler {
                 census.states = states.ok().map(|value| Dated { value, at });
             }
             Task::Ports => census.ports = self.own.ports().ok().map(|value| Dated { value, at }),
-            Task::LookForPods | Task::CountPods | Task::CountPodsEvents | Task::PodStates => {
-                if let Some(pods) = &mut self.pods {
-                    run_for_pods(pods, task, clock, at);
-                    census.pods = Some(pods.census());
-                }
-            }
+            Task::LookForPods => self.of_pods(census, Pods::look),
+            Task::CountPods => self.of_pods(census, |pods| pods.count(at)),
+            Task::CountPodsEvents => self.of_pods(census, |pods| pods.count_events(clock)),
+            Task::PodStates => self.of_pods(census, |pods| _ = pods.read_next_states(at)),
+        }
+    }
+
+    fn of_pods(&mut self, census: &mut Census, find_out: impl FnOnce(&mut Pods)) {
+        if let Some(pods) = &mut self.pods {
+            find_out(pods);
+            census.pods = Some(pods.census());
         }
     }
 
@@ -227,19 +232,10 @@ impl Sampler {
     }
 }
 
-fn run_for_pods(pods: &mut Pods, task: Task, clock: Duration, at: Timestamp) {
-    match task {
-        Task::LookForPods => pods.look(),
-        Task::CountPods => pods.count(at),
-        Task::CountPodsEvents => pods.count_events(clock),
-        Task::PodStates => drop(pods.read_next_states(at)),
-        Task::Sockstat | Task::Counters | Task::States | Task::Ports => {}
-    }
-}
-
-/// Every step with its part of the budget, which is 0.03 % of a core, so that the whole agent with its turns and reports needs
-/// at most 0.05 %; and 0.08 % of 0.1 % where somebody wants the pods counted more often than by default. What walks the
-/// kernel's table is dear: about 1 ms, and 5 ms beside 60,000 sockets; a pod's states, read as text, cost more than that.
+/// Every step with its part of the budget, which is 0.03 % of a core, and 0.08 % where somebody wants the pods counted more often
+/// than by default. With its turns and reports the whole agent is meant to need 0.05 % and 0.1 %; `cargo lab bench agent`
+/// measures it. What walks the kernel's table is dear: about 1 ms, and 5 ms beside 60,000 sockets; a pod's states, read as
+/// text, cost more than that.
 fn schedule(pods_interval: Option<Duration>) -> Schedule<Task> {
     let pace = |share, interval: u64, longest| Pace {
         share: Duration::from_micros(share),

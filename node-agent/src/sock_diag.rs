@@ -10,7 +10,7 @@ use rustix::net::{
 };
 use tcp_close::sockets::{Socket, SocketCounts, Sockstat, State, Tally};
 
-use crate::procfs::{self, Procfs};
+use crate::procfs;
 
 /// `TCPDIAG_GETSOCK`: dumps IPv4 and IPv6 in one walk of the table, where `SOCK_DIAG_BY_FAMILY` needs two (measured on
 /// 6.18.44: 1.05 ms against 2.85).
@@ -52,29 +52,6 @@ const CONNECTED: u32 = CLOSING | State::TimeWait.mask() | 1 << 1 | 1 << 2;
 
 /// How often a dump that the kernel interrupted, or two readings that contradict each other, are taken anew.
 const ATTEMPTS: usize = 3;
-
-/// The counts of the agent's own network namespace, and the machine's orphans.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// Of the own namespace.
-    pub counts: SocketCounts,
-    /// Of the machine.
-    pub machine_orphans: u64,
-}
-
-/// Counts closing sockets once.
-///
-/// # Errors
-/// Where the kernel gives no dump (module inet_diag missing) or no sockstat: then the counts are unknown.
-pub fn sample(procfs: &Procfs) -> io::Result<Sample> {
-    let (mut held, mut machine_orphans) = (procfs.hold_sockstat(), 0);
-    let counts = SockDiag::default().closing(|| {
-        let sockstat = sockstat(held.read())?;
-        machine_orphans = sockstat.machine_orphans;
-        Ok(sockstat)
-    })?;
-    Ok(Sample { counts, machine_orphans })
-}
 
 /// The counts of a sockstat that was read.
 pub(crate) fn sockstat(read: Result<&str, procfs::Error>) -> io::Result<Sockstat> {
@@ -440,6 +417,5 @@ pub(crate) mod tests {
             sock_diag.closing(|| Ok(Sockstat { tw: u64::MAX, machine_orphans: 0 })).unwrap();
             sock_diag.connected(|count: &mut u64, _| *count += 1).unwrap();
         }
-        sample(&Procfs::new("/proc", None)).unwrap();
     }
 }

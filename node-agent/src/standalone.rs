@@ -27,9 +27,8 @@ use crate::order::Order;
 use crate::procfs::Procfs;
 use crate::report;
 use crate::run::{TURN, any};
-use crate::sample::Dated;
+use crate::sample::{Dated, own::Own};
 use crate::sentinel::Sentinel;
-use crate::sock_diag;
 use crate::watchdog::Watchdog;
 
 use self::print::{Observation, Observed, Report, Row, Seen, print};
@@ -244,19 +243,15 @@ impl Host {
     /// # Errors
     /// Where the result cannot be printed.
     pub fn observe(&self, elsewhere: &Elsewhere) -> Result<Exit, Error> {
-        let sample = sock_diag::sample(&self.procfs);
+        let sockets = sockets(&mut Own::new(&self.procfs));
         let observation = Observation {
             node: self.facts(),
             sysctls: Sysctl::ALL.into_iter().map(|sysctl| self.seen(sysctl)).collect(),
-            sockets: sample.as_ref().ok().map(|sample| Sockets {
-                states: report::census::states(Dated { value: sample.counts, at: Timestamp::now() }),
-                machine_orphans: sample.machine_orphans,
-                unattributed_orphans: None,
-            }),
+            sockets: sockets.as_ref().ok().cloned(),
             pods: elsewhere.count(Timestamp::now()),
         };
         print(&observation, self.format)?;
-        if let Err(error) = sample {
+        if let Err(error) = sockets {
             eprintln!("closing sockets cannot be counted: {error}");
             return Ok(Exit::Failed);
         }
@@ -341,6 +336,16 @@ impl Scope {
             Self::Manifest(source) => Some(source.load()?.order.entries.into_keys().collect()),
         })
     }
+}
+
+/// Closing sockets in the network namespace of this process.
+fn sockets(own: &mut Own) -> io::Result<Sockets> {
+    let (states, sockstat) = (own.states()?, own.sockstat()?);
+    Ok(Sockets {
+        states: report::census::states(Dated { value: states, at: Timestamp::now() }),
+        machine_orphans: sockstat.machine_orphans,
+        unattributed_orphans: None,
+    })
 }
 
 fn tell_obstacle(obstacle: Option<&Obstacle>) {

@@ -110,13 +110,13 @@ impl fmt::Display for Beside {
         if let Some(why) = &self.without_tuned {
             writeln!(f, "TuneD was not measured: {why}")?;
         }
-        let Life { seconds, first, last, cpu, namespaces } = self.life;
+        let Life { seconds, first, last, namespaces, .. } = self.life;
         writeln!(
             f,
             "the sampler alone, {seconds} s of its clock, {namespaces} other namespaces: RssAnon {:.2} MiB after a minute, {:.2} MiB in the end; {:.4} % of a core",
             mebibytes(first.anonymous),
             mebibytes(last.anonymous),
-            100.0 * cpu.as_secs_f64() / f64::from(seconds)
+            self.life.percent()
         )?;
         self.write_aims(f)
     }

@@ -28,7 +28,7 @@ pub struct Life {
     pub first: Memory,
     /// And in the end.
     pub last: Memory,
-    /// CPU time of all but the first minute.
+    /// CPU time of all but the first minute, or the first half of a shorter life.
     pub cpu: Duration,
     /// Other namespaces that it knows in the end.
     pub namespaces: u32,
@@ -51,7 +51,7 @@ impl Life {
         let mut settled = None;
         for second in 0..seconds {
             tend()?;
-            if second == SETTLED.min(seconds / 2) {
+            if second == settled_at(seconds) {
                 settled = Some((Memory::of(own)?, cpu_time(own)?));
             }
             sampler.update(&mut census, later(&start, second));
@@ -61,6 +61,16 @@ impl Life {
         let cpu = cpu_time(own)?.saturating_sub(cpu);
         Ok(Self { seconds, first, last: Memory::of(own)?, cpu, namespaces })
     }
+
+    /// The share of a core that it used, in percent, over the seconds whose CPU time was counted.
+    pub fn percent(&self) -> f64 {
+        100.0 * self.cpu.as_secs_f64() / f64::from(self.seconds - settled_at(self.seconds))
+    }
+}
+
+/// The second from which on CPU time counts.
+fn settled_at(seconds: u32) -> u32 {
+    SETTLED.min(seconds / 2)
 }
 
 fn later(start: &Moment, second: u32) -> Moment {
