@@ -13,7 +13,6 @@ use crds::{TcpCloseNode, TcpCloseNodeStatus};
 use futures::StreamExt;
 use kube::{Api, Client};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cluster::{self, Error, News};
 use crate::node::{Moment, Node, Obstacle, Turn};
@@ -23,6 +22,7 @@ use crate::report::{self, Past, Surroundings, Urgency};
 use crate::sample::{Census, PodOptions, Sampler};
 use crate::sentinel::Sentinel;
 use crate::textfile::Textfile;
+use crate::ticks::Ticks;
 use crate::watchdog::Watchdog;
 
 /// A foreign change is noticed within this.
@@ -91,12 +91,11 @@ struct Agent {
 /// Runs until the process is asked to end. Values stay as they are then.
 ///
 /// # Errors
-/// Where signals cannot be received.
+/// Where signals or ticks of a timer cannot be received.
 pub async fn run(settings: Settings, client: Client) -> std::io::Result<()> {
     let mut terminate = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut news = pin!(cluster::watch(Api::all(client.clone()), &settings.node));
-    let mut turns = interval(TURN);
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let turns = Ticks::every(TURN)?;
     let watchdog = Watchdog::start();
     let mut agent = Agent::new(settings, client);
     loop {
@@ -104,7 +103,7 @@ pub async fn run(settings: Settings, client: Client) -> std::io::Result<()> {
             () = any(&mut terminate) => break,
             Some(news) = news.next() => agent.take(news),
             answer = answered(&mut agent.request) => agent.take_answer(answer),
-            _ = turns.tick() => {}
+            tick = turns.next() => tick?,
         }
         agent.turn(Moment::now());
         watchdog.turned();
