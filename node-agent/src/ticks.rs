@@ -29,7 +29,9 @@ impl Ticks {
         let interval = interval.try_into().map_err(io::Error::other)?;
         let times = Itimerspec { it_interval: interval, it_value: interval };
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
-        Ok(Self(AsyncFd::with_interest(timer, Interest::READABLE)?))
+        // SAFETY: an OwnedFd keeps the same file open under the same number until it is dropped, with the AsyncFd that owns it.
+        let timer = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) };
+        Ok(Self(timer?))
     }
 
     /// Waits for the next one. Those that came while nobody waited are one.
