@@ -104,7 +104,8 @@ fn become_release() -> Error {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let mut command = Command::new(&cargo);
-    command.current_dir(checkout.root()).args(["run", "--profile", "bench", "--quiet", "--package", "lab", "--"]);
+    command.current_dir(checkout.root()).args(["run", "--quiet", "--profile", "bench"]);
+    command.args(["--package", "lab", "--"]);
     let source = command.args(arguments).exec();
     Error::Start { program: cargo.to_string_lossy().into_owned(), source }
 }

@@ -27,8 +27,8 @@ impl Ticks {
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let interval = interval.try_into().map_err(io::Error::other)?;
-        let times = Itimerspec { it_interval: interval, it_value: interval };
-        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
+        let period = Itimerspec { it_interval: interval, it_value: interval };
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &period)?;
         // SAFETY: an OwnedFd keeps the same file open under the same number until it is dropped, with the AsyncFd that owns it.
         let timer = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) };
         Ok(Self(timer?))
