@@ -43,6 +43,8 @@ pub(crate) fn tuning(name: &str, fin_timeout: i64) -> Tuning {
         safety: None,
         drift_policy: None,
         removal_policy: None,
+        max_failed_nodes: None,
+        rollout: None,
     };
     let tuning = Tuning {
         name: name.into(),

@@ -183,6 +183,7 @@ fn entry(
         safety: spec.safety(),
         drift_policy: Some(spec.drift_policy()).filter(|policy| *policy != DriftPolicyName::Correct),
         removal_policy: spec.removal_policy(),
+        rollback: None,
     }
 }
 

@@ -87,6 +87,7 @@ fn summarise_decoded(
         sockets: sums::sums(scene.findings.iter().filter_map(|finding| finding.report)),
         worst: worst::worst(&scene.findings),
         refusals: worst::refusals(&scene.findings),
+        rollout: None,
     }
 }
 
