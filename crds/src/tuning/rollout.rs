@@ -107,11 +107,11 @@ pub struct RolloutStatus {
     pub failed_revision: Option<String>,
     /// Why it was taken back: which figure went from what to what, or which nodes were lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = 512))]
     pub failed_reason: Option<String>,
     /// What the gate found last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = 512))]
     pub gate: Option<String>,
     /// The annotation `tcpclose.dev/retry-at` that this rollout has taken notice of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
