@@ -100,6 +100,10 @@ pub struct SysctlEntry {
     pub drift_policy: Option<DriftPolicyName>,
     /// What becomes of it when nothing orders it any longer.
     pub removal_policy: RemovalPolicy,
+    /// Whether this takes the node back to the tuning's stable revision, which was in force here before: cautions and rules
+    /// about facts do not hold it back, values that no kernel is meant to hold are refused all the same. Absent means no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<bool>,
 }
 
 /// What is to become of a sysctl.

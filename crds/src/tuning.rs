@@ -3,11 +3,13 @@
 // False alarm: each `printcolumn` has its own `type_`.
 #![allow(clippy::duplicated_attributes)]
 
+mod rollout;
 mod selector;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,6 +19,10 @@ use tcp_close::rule;
 
 use crate::definition::sysctl_schema;
 
+pub use rollout::{
+    Canary, Gate, PERCENTAGE, Phase, Rollout, RolloutStatus, StableRevision, WhenInconclusive, is_percentage,
+    share,
+};
 pub use selector::{NodeSelector, NodeSelectorRequirement, SelectorOperator};
 pub use status::{
     Coverage, NodeCounts, RateSums, RefusalSummary, SocketMaxima, SocketSums, TcpCloseTuningStatus, WorstNode,
@@ -97,6 +103,14 @@ pub struct TcpCloseTuningSpec {
     /// What becomes of a node that the tuning leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removal_policy: Option<RemovalPolicy>,
+    /// How many of its nodes may be refused or have failed while the tuning is Ready all the same: a number, or a percentage
+    /// of the nodes that match, rounded down. Absent means 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rollout::number_or_percentage")]
+    pub max_failed_nodes: Option<IntOrString>,
+    /// How a changed tuning reaches its nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
 }
 
 /// Whether a tuning writes.
@@ -284,6 +298,11 @@ impl TcpCloseTuningSpec {
     /// The drift policy; absent means Correct.
     pub fn drift_policy(&self) -> DriftPolicyName {
         self.drift_policy.unwrap_or_default()
+    }
+
+    /// How many of so many matched nodes may be refused or have failed; absent means none.
+    pub fn max_failed_nodes(&self, matched: usize) -> usize {
+        self.max_failed_nodes.as_ref().map_or(0, |max| share(max, matched))
     }
 
     /// What its author says of safety; absent means nothing.

@@ -45,6 +45,7 @@ mod privilege;
 mod prove;
 mod rights;
 mod rivals;
+mod rollout;
 mod rules;
 mod standalone;
 mod stored;
@@ -69,6 +70,7 @@ const TESTS: &[&[Test]] = &[
     cautions::TESTS,
     misplaced::TESTS,
     standalone::TESTS,
+    rollout::TESTS,
     crash::TESTS,
     strangers::TESTS,
 ];
@@ -76,6 +78,7 @@ const TESTS: &[&[Test]] = &[
 const LONG_TESTS: &[&[Test]] = &[
     orders::LONG_TESTS,
     rivals::LONG_TESTS,
+    rollout::LONG_TESTS,
     misplaced::LONG_TESTS,
     leader::LONG_TESTS,
     helm::LONG_TESTS,

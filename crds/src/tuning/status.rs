@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::RolloutStatus;
 use crate::condition::Condition;
 
 /// What the operator has found. Written by the operator alone.
@@ -32,6 +33,9 @@ pub struct TcpCloseTuningStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["rule"]))]
     pub refusals: Vec<RefusalSummary>,
+    /// How far the rollout of the spec is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
 }
 
 /// The nodes that match, by how far they are.
@@ -168,7 +172,7 @@ pub struct WorstNode {
 }
 
 /// A rule and the nodes where it forbids something.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusalSummary {
     /// The id of the rule.

@@ -48,6 +48,8 @@ impl Sample {
             safety: Some(safety).filter(|safety| *safety != Safety::default()),
             drift_policy: None,
             removal_policy: None,
+            max_failed_nodes: None,
+            rollout: None,
         })
     }
 }
