@@ -6,12 +6,14 @@
 
 pub mod assign;
 pub mod event;
+pub mod guard;
 pub mod history;
 pub mod lead;
 pub mod metrics;
 pub mod report;
 pub mod resolve;
 pub mod run;
+pub mod sanitize;
 pub mod serve;
 pub mod snapshot;
 pub mod summarise;

@@ -16,7 +16,7 @@ use tcp_close::Sysctl;
 use crate::snapshot::{Node, Snapshot, Tuning};
 
 /// The schema takes no more. More tunings than this on one node are not looked at by anybody.
-const OBSERVE_MAX: usize = 64;
+pub(crate) const OBSERVE_MAX: usize = 64;
 
 /// What is to be ordered, by node name.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -157,6 +157,11 @@ impl Snapshot {
         (order.spec.node_uid == node.uid()).then_some(order)
     }
 
+    /// Why the object of this name cannot be decoded; `None` where it can, or where there is none.
+    pub fn unreadable_order(&self, name: &str) -> Option<&str> {
+        self.orders.get(name)?.0.as_ref().err().map(|invalid| invalid.error.as_str())
+    }
+
     /// The tuning of this uid.
     pub fn tuning(&self, uid: &str) -> Option<&Tuning> {
         self.tunings.iter().find(|tuning| tuning.uid == uid)

@@ -153,7 +153,7 @@ fn nodes(many: usize) -> String {
 }
 
 /// At most this many characters; what was cut off is shown as `…`.
-fn clip(text: &str, max: usize) -> String {
+pub(crate) fn clip(text: &str, max: usize) -> String {
     if text.chars().count() <= max {
         return text.into();
     }
