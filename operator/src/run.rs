@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::assign::{self, Sent};
 use crate::event::Events;
+use crate::guard;
 use crate::history::History;
 use crate::lead::{Candidate, Leadership};
 use crate::metrics::{self, Kind, Metrics};
@@ -50,6 +51,7 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
         health.clone(),
         metrics.clone(),
     );
+    let guarding = guard::watch_over(client.clone(), leadership.clone(), events.clone(), metrics.clone());
     let reporter = Reporter::new(client, events, metrics.clone());
     let statuses = status(reporter, caches.clone(), leadership.clone(), health.clone(), metrics.clone());
     let serving = serve(listener, health.clone(), metrics, leadership, stop.clone());
@@ -59,7 +61,7 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
         std::future::pending::<()>().await;
     };
     let work = async {
-        tokio::join!(watching, orders, statuses, telling, listed);
+        tokio::join!(watching, orders, statuses, guarding, telling, listed);
     };
     let until_stopped = async {
         tokio::select! {
