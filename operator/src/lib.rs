@@ -10,6 +10,7 @@ pub mod guard;
 pub mod history;
 pub mod lead;
 pub mod metrics;
+pub mod release;
 pub mod report;
 pub mod resolve;
 pub mod run;

@@ -15,6 +15,8 @@ use crate::summarise::clip;
 
 /// No text of a node's status is longer, by its schema.
 const TEXT_MAX: usize = 512;
+/// Why something cannot be decoded takes no more words.
+const ERROR_MAX: usize = 256;
 /// No name of a rule is longer.
 const RULE_MAX: usize = 64;
 /// Sysctls of a node, and pods with the most, by the schema.
@@ -24,7 +26,7 @@ const PODS_MAX: usize = 30;
 const COUNT_MAX: u64 = u32::MAX as u64;
 
 /// Printable ASCII stays, and all else is shown by its number: `\u{1b}[31m`. At most this many characters.
-pub fn text(foreign: &str, max: usize) -> String {
+fn text(foreign: &str, max: usize) -> String {
     let mut shown = String::new();
     for letter in foreign.chars().take(max + 1) {
         match letter {
@@ -33,6 +35,11 @@ pub fn text(foreign: &str, max: usize) -> String {
         }
     }
     clip(&shown, max)
+}
+
+/// Why an object cannot be decoded: it quotes what it could not.
+pub fn error(foreign: &str) -> String {
+    text(foreign, ERROR_MAX)
 }
 
 /// Sanitizes what the agent of a node has written, and drops the texts and lists that nothing here reads. Every field

@@ -21,9 +21,6 @@ use crate::sanitize;
 use crate::snapshot::{Node, OrderObject, Snapshot, Tuning, TuningObject};
 use crate::summarise::leaked;
 
-/// Why an object cannot be decoded takes no more words.
-const ERROR_MAX: usize = 256;
-
 /// Reflections of the three kinds.
 #[derive(Clone)]
 pub struct Caches {
@@ -97,8 +94,7 @@ fn strip<K: Resource>(object: &mut DeserializeGuard<K>) {
     object.meta_mut().managed_fields = None;
     object.meta_mut().annotations = None;
     if let Err(invalid) = &mut object.0 {
-        // It quotes what it could not decode.
-        invalid.error = sanitize::text(&invalid.error, ERROR_MAX);
+        invalid.error = sanitize::error(&invalid.error);
     }
 }
 
