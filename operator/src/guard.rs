@@ -59,17 +59,21 @@ pub fn gap(
     }
 }
 
-/// What to tell people, who have been told that it was so before; `None` for the first look.
-fn transition(guard: &Guard, before: Option<Option<&str>>, now: Option<&str>) -> Option<Transition> {
-    let message = match (before.flatten(), now) {
-        (before, Some(why)) if before != Some(why) => format!(
-            "nothing holds those who write to their own objects: {why}; so {}. Put it back with `helm upgrade` and \
-             admissionPolicy.enabled=true",
-            guard.without
-        ),
-        (Some(_), None) => "it is in place again".into(),
-        (None | Some(_), _) => return None,
-    };
+/// What to tell people who were told of another gap, or of none.
+fn transition(guard: &Guard, told: Option<&str>, now: Option<&str>) -> Option<Transition> {
+    if told == now {
+        return None;
+    }
+    let message = now.map_or_else(
+        || "it is in place again".into(),
+        |why| {
+            format!(
+                "nothing holds those who write to their own objects: {why}; so {}. Put it back with `helm upgrade` and \
+                 admissionPolicy.enabled=true",
+                guard.without
+            )
+        },
+    );
     let (warning, reason) = if now.is_some() { (true, "GuardMissing") } else { (false, "GuardInPlace") };
     Some(Transition { warning, reason: reason.into(), message })
 }
@@ -87,15 +91,11 @@ enum Error {
 
 /// Looks for ever, as long as this operator leads.
 pub async fn watch_over(client: Client, mut leadership: Leadership, events: Events, metrics: Metrics) {
-    let mut posts = GUARDS.each_ref().map(Post::new);
+    let mut posts = GUARDS.each_ref().map(|guard| Post { guard, told: None, failing: false });
     loop {
         for post in &mut posts {
-            if leadership.may_write() {
-                post.look(&client, &events).await;
-            } else {
-                post.known = None;
-            }
-            metrics.show_guard(post.guard.name, post.known.map(|gap| gap.is_none()));
+            let in_place = if leadership.may_write() { post.look(&client, &events).await } else { None };
+            metrics.show_guard(post.guard.name, in_place);
         }
         tokio::select! {
             () = leadership.changed() => {}
@@ -104,22 +104,16 @@ pub async fn watch_over(client: Client, mut leadership: Leadership, events: Even
     }
 }
 
-/// What is known of one policy.
+/// What was said of one policy.
 struct Post {
     guard: &'static Guard,
-    /// What was found the last time; `None` where nobody has looked, or could.
-    known: Option<Option<&'static str>>,
-    /// What was found the last time that somebody could look.
-    told: Option<Option<&'static str>>,
+    told: Option<&'static str>,
     failing: bool,
 }
 
 impl Post {
-    fn new(guard: &'static Guard) -> Self {
-        Self { guard, known: None, told: None, failing: false }
-    }
-
-    async fn look(&mut self, client: &Client, events: &Events) {
+    /// Whether the policy is in place; `None` where that could not be found out.
+    async fn look(&mut self, client: &Client, events: &Events) -> Option<bool> {
         let name = self.guard.name;
         let reading = tokio::time::timeout(TIMEOUT, read(client, name)).await;
         match reading.unwrap_or(Err(Error::Timeout { name })) {
@@ -127,13 +121,15 @@ impl Post {
                 if let Some(transition) = transition(self.guard, self.told, gap) {
                     events.tell_of_policy(name, uid.as_deref(), transition);
                 }
-                (self.known, self.told, self.failing) = (Some(gap), Some(gap), false);
+                (self.told, self.failing) = (gap, false);
+                Some(gap.is_none())
             }
             Err(error) => {
                 if !self.failing {
                     tracing::warn!("{}", crate::chain(&error));
                 }
-                (self.known, self.failing) = (None, true);
+                self.failing = true;
+                None
             }
         }
     }
@@ -190,21 +186,20 @@ mod tests {
 
     #[test]
     fn a_gap_is_told_once_with_what_it_means_and_what_to_do() {
-        let first = transition(NODES, None, Some("the policy does not exist")).unwrap();
+        let gap = Some("the policy does not exist");
+        let first = transition(NODES, None, gap).unwrap();
         assert_eq!((first.warning, first.reason.as_str()), (true, "GuardMissing"));
         for words in ["the policy does not exist", "the report of every other node", "helm upgrade"] {
             assert!(first.message.contains(words), "{} lacks {words}", first.message);
         }
-        let gap = Some("the policy does not exist");
-        assert_eq!(transition(NODES, Some(gap), gap), None);
-        assert!(transition(NODES, Some(gap), Some("its binding does not exist")).is_some());
+        assert_eq!(transition(NODES, gap, gap), None);
+        assert!(transition(NODES, gap, Some("its binding does not exist")).is_some());
     }
 
     #[test]
     fn a_guard_that_is_put_back_is_told_and_one_that_was_never_missing_is_not() {
         assert_eq!(transition(NODES, None, None), None);
-        assert_eq!(transition(NODES, Some(None), None), None);
-        let back = transition(NODES, Some(Some("the policy does not exist")), None).unwrap();
+        let back = transition(NODES, Some("the policy does not exist"), None).unwrap();
         assert_eq!((back.warning, back.reason.as_str()), (false, "GuardInPlace"));
     }
 }

@@ -93,8 +93,9 @@ impl Ledger {
             Event::InitApply(object) | Event::Apply(object) => self.note_object(object),
             Event::InitDone => {
                 self.listed = true;
-                let unseen = std::mem::take(&mut self.unseen);
-                unseen.into_iter().for_each(|(name, waiting)| self.note_lost(name, waiting));
+                for (name, waiting) in std::mem::take(&mut self.unseen) {
+                    self.note_lost(name, waiting);
+                }
             }
             Event::Delete(object) => {
                 let name = object.name_any();
