@@ -253,10 +253,10 @@ fn spoken(role: &Value) -> Vec<String> {
     let lines = rules.flat_map(|rule| {
         let (names, verbs) = (words(rule, "resourceNames").join(" "), words(rule, "verbs").join(" "));
         let resources = words(rule, "resources").into_iter();
-        let named = resources.flat_map(move |resource| {
+        let qualified = resources.flat_map(move |resource| {
             words(rule, "apiGroups").into_iter().map(move |group| qualified(resource, group))
         });
-        named.map(move |resource| format!("{resource} [] [{names}] [{verbs}]")).collect::<Vec<_>>()
+        qualified.map(move |resource| format!("{resource} [] [{names}] [{verbs}]")).collect::<Vec<_>>()
     });
     lines.collect()
 }
