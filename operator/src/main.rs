@@ -54,7 +54,7 @@ struct Release {
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: String,
     /// How long nodes are waited for, in seconds.
-    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout_seconds: u64,
 }
 

@@ -52,6 +52,7 @@ impl fmt::Display for Outcome {
         }
         if self.not_restored.is_empty() {
             return match self.nodes {
+                0 if !self.problems.is_empty() => Ok(()),
                 0 => writeln!(f, "no node is known to hold a value of a tuning"),
                 nodes => writeln!(f, "put back on every node that held a value of a tuning: {nodes}"),
             };
@@ -99,7 +100,7 @@ pub async fn release(client: &Client, namespace: &str, patience: Duration) -> Ou
     match followed {
         Ok(Ok(())) => {}
         Ok(Err(error)) => problems.push(crate::chain(&error)),
-        Err(_) => problems.extend(ledger.trouble().map(|trouble| format!("watch tcpclosenodes: {trouble}"))),
+        Err(_) => problems.extend(ledger.unheard()),
     }
     let left: Vec<_> = ledger.left().collect();
     let more = left.len().saturating_sub(LISTED_MAX);

@@ -77,9 +77,17 @@ impl Ledger {
         self.nodes.len()
     }
 
-    /// Why nothing was heard for the last time, where that is so.
-    pub(super) fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    /// What to say where not every node was heard.
+    pub(super) fn unheard(&self) -> Option<String> {
+        let trouble = self.trouble.as_ref().map(|trouble| format!(" ({trouble})")).unwrap_or_default();
+        if !self.listed {
+            return Some(format!(
+                "the API server has not listed the TcpCloseNodes{trouble}: what the nodes hold is not known"
+            ));
+        }
+        self.trouble
+            .as_ref()
+            .map(|_| format!("the API server stopped answering{trouble}: more may be put back by now"))
     }
 
     pub(super) fn note_trouble(&mut self, trouble: String) {

@@ -21,6 +21,8 @@ struct Server {
     /// What a watch shows after the list, one event a line.
     events: Vec<Value>,
     not_ready: Vec<&'static str>,
+    /// It never answers a list.
+    hangs: bool,
     refusals: Vec<(&'static str, u16)>,
     written: Arc<Mutex<Vec<Value>>>,
 }
@@ -53,6 +55,9 @@ impl Server {
             let written: Value = serde_json::from_slice(&body).unwrap();
             self.written.lock().unwrap().push(written.clone());
             return response(200, &written);
+        }
+        if self.hangs {
+            std::future::pending::<()>().await;
         }
         match path.strip_prefix("/api/v1/nodes/") {
             Some(name) => response(200, &self.node(name)),
@@ -180,6 +185,13 @@ async fn without_definitions_it_ends_at_once_and_claims_nothing() {
     let server = Server { refusals: vec![("tcpclosenodes", 404)], ..Server::default() };
     let outcome = server.release().await;
     assert!(outcome.problems[0].contains("not defined in this cluster any longer"), "{outcome}");
+}
+
+#[tokio::test]
+async fn an_api_server_that_does_not_answer_is_given_up_and_nothing_is_claimed() {
+    let said = Server { hangs: true, ..Server::default() }.release().await.to_string();
+    assert!(said.contains("what the nodes hold is not known"), "{said}");
+    assert!(!said.contains("no node"), "{said}");
 }
 
 #[tokio::test]
