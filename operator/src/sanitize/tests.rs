@@ -2,8 +2,12 @@ use crds::TcpCloseTuningStatus;
 use crds::node::{ObservedStatus, PodCounts, SysctlStatus};
 use crds::tuning::Sysctls;
 
+use kube::core::ObjectList;
+use serde_json::{Value, json};
+
 use super::*;
 use crate::fixtures::{Cluster, FIN, in_state, tuning};
+use crate::snapshot::OrderObject;
 
 /// Clears a terminal, moves the cursor, ends a line, turns text around.
 const HOSTILE: &str = "\u{1b}[2J\u{1b}[1;31mall is well\r\nnode-2 Applied\u{202e}\u{0}\u{1f480}";
@@ -137,6 +141,27 @@ fn ten_thousand_entries_are_kept_as_few_as_the_schema_takes() {
         assert_eq!(report.observe[0].sysctls.len(), 1);
         assert_eq!(report.pods.as_ref().unwrap().most.len(), PODS_MAX);
     });
+}
+
+#[test]
+fn a_status_that_cannot_be_decoded_leaves_the_rest_of_the_list_and_is_quoted_harmlessly() {
+    let row = |state: Value| json!({ "sysctls": [{ "name": FIN.name(), "state": state }] });
+    let object = |name: &str, status: Value| {
+        let spec = json!({ "nodeUID": "u", "revision": "r", "reportIntervalSeconds": 20 });
+        json!({ "metadata": { "name": name }, "spec": spec, "status": status })
+    };
+    let list = json!({ "metadata": {}, "items": [
+        object("n1", json!({ "sockets": { "timeWait": -1 } })),
+        object("n2", json!({ "sysctls": { "\u{1b}[2J": 1 } })),
+        object("n3", json!({ "ports": { "most": [{ "state": "x", "side": "\u{1b}[2J\n", "port": 1, "sockets": 1 }] } })),
+        object("n4", row(json!("Applied"))),
+        object("n5", row(json!(30))),
+    ] });
+    let list: ObjectList<OrderObject> = serde_json::from_value(list).unwrap();
+    let readable: Vec<_> = list.items.iter().map(|object| object.0.is_ok()).collect();
+    assert_eq!(readable, [false, false, false, true, false]);
+    let said = error(&list.items[2].0.as_ref().unwrap_err().error);
+    assert!(said.contains("\\u{1b}[2J\\u{a}") && !said.contains(['\u{1b}', '\n']), "{said}");
 }
 
 #[test]
