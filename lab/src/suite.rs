@@ -23,6 +23,7 @@ use crate::{
 
 mod alone;
 mod another;
+mod bearer;
 mod benches;
 mod cautions;
 mod checks;
@@ -30,8 +31,11 @@ mod counts;
 mod crash;
 mod explain;
 mod faults;
+mod flow;
 mod fuzz;
+mod guard;
 mod helm;
+mod hostile;
 mod inputs;
 mod leader;
 mod lives;
@@ -51,6 +55,7 @@ mod standalone;
 mod stored;
 mod strace;
 mod strangers;
+mod uninstall;
 mod whole_run;
 
 /// The tests of `cargo lab test`.
@@ -63,6 +68,8 @@ const TESTS: &[&[Test]] = &[
     helm::TESTS,
     privilege::TESTS,
     rights::TESTS,
+    hostile::TESTS,
+    flow::TESTS,
     faults::TESTS,
     messages::TESTS,
     metrics::TESTS,
@@ -82,6 +89,8 @@ const LONG_TESTS: &[&[Test]] = &[
     misplaced::LONG_TESTS,
     leader::LONG_TESTS,
     helm::LONG_TESTS,
+    uninstall::LONG_TESTS,
+    guard::LONG_TESTS,
     faults::LONG_TESTS,
     lost::LONG_TESTS,
     stored::LONG_TESTS,

@@ -8,6 +8,7 @@ use crds::node::EntryAction;
 use crds::state::State;
 use crds::tuning::{Phase, WorstNode};
 use crds::{TcpCloseNode, TcpCloseTuning, TcpCloseTuningStatus};
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
@@ -201,6 +202,11 @@ impl Events {
         for (write, transition) in news.into_iter().take(NODES_MAX) {
             self.tell(reference::<TcpCloseNode>(write.node(), write.uid()), transition);
         }
+    }
+
+    /// Tells of a policy, by name alone where it does not exist.
+    pub fn tell_of_policy(&self, name: &str, uid: Option<&str>, transition: Transition) {
+        self.tell(reference::<ValidatingAdmissionPolicy>(name, uid), transition);
     }
 
     fn tell(&self, about: ObjectReference, transition: Transition) {

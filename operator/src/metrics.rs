@@ -70,6 +70,7 @@ type Turns = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histog
 pub struct Metrics {
     writes: Family<[(&'static str, &'static str); 2], Counter>,
     turns: Turns,
+    guards: Family<[(&'static str, &'static str); 1], Gauge>,
     leader: Gauge,
     own: Arc<Registry>,
     fleet: Arc<Mutex<Registry>>,
@@ -77,13 +78,18 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let (writes, leader) = (Family::default(), Gauge::default());
+        let (writes, guards, leader) = (Family::default(), Family::default(), Gauge::default());
         let turns = Turns::new_with_constructor(|| Histogram::new(BUCKETS));
         let mut own = Registry::with_prefix(PREFIX);
         own.register(
             "operator_leader",
             "1 where this operator leads and shows the fleet, 0 where it stands by",
             leader.clone(),
+        );
+        own.register(
+            "operator_admission_policy",
+            "1 where the policy is in place and denies, 0 where it does not exist or does not",
+            guards.clone(),
         );
         own.register(
             "operator_api_writes",
@@ -96,7 +102,7 @@ impl Default for Metrics {
             Unit::Seconds,
             turns.clone(),
         );
-        Self { writes, turns, leader, own: Arc::new(own), fleet: Arc::default() }
+        Self { writes, turns, guards, leader, own: Arc::new(own), fleet: Arc::default() }
     }
 }
 
@@ -104,6 +110,15 @@ impl Metrics {
     /// Counts a write.
     pub fn note_write(&self, kind: Kind, fate: Fate) {
         self.writes.get_or_create(&[("kind", kind.label()), ("result", fate.label())]).inc();
+    }
+
+    /// Shows whether a policy is in place; nothing where that is not known.
+    pub fn show_guard(&self, policy: &'static str, in_place: Option<bool>) {
+        let labels = [("policy", policy)];
+        match in_place {
+            Some(in_place) => drop(self.guards.get_or_create(&labels).set(in_place.into())),
+            None => drop(self.guards.remove(&labels)),
+        }
     }
 
     /// Notes how long a turn of the loop that writes this kind computed.

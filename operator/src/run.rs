@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::assign::{self, Sent};
 use crate::event::Events;
+use crate::guard;
 use crate::history::History;
 use crate::lead::{Candidate, Leadership};
 use crate::metrics::{self, Kind, Metrics};
@@ -55,6 +56,7 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
         health.clone(),
         metrics.clone(),
     );
+    let guarding = guard::watch_over(client.clone(), leadership.clone(), events.clone(), metrics.clone());
     let reporter = Reporter::new(client, events, metrics.clone());
     let statuses =
         status(reporter, caches.clone(), leadership.clone(), silence, health.clone(), metrics.clone());
@@ -65,7 +67,7 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
         std::future::pending::<()>().await;
     };
     let work = async {
-        tokio::join!(watching, orders, statuses, telling, listed);
+        tokio::join!(watching, orders, statuses, guarding, telling, listed);
     };
     let until_stopped = async {
         tokio::select! {

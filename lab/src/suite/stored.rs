@@ -1,18 +1,16 @@
 //! A tuning that v0.1.0 has stored, and that breaks a rule of this version.
 
-use serde_json::{Deserializer, Value, json};
+use serde_json::{Value, json};
 use tcp_close::Sysctl;
 
 use super::{
     FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, ensure, everywhere,
+    helm::objects,
     misplaced::{DEFINITION, tune_when_learnt, under_definition},
     orders::all_hold,
     tuning,
 };
-use crate::{
-    error::{Error, Result},
-    process,
-};
+use crate::error::{Error, Result};
 
 pub(super) const LONG_TESTS: &[Test] = &[Test {
     name: "a_tuning_stored_by_v0_1_0_that_meets_a_caution_is_kept_refused_in_words_and_can_be_edited",
@@ -76,15 +74,10 @@ fn identity(suite: &Suite) -> Result<Value> {
 fn definition_of_v0_1_0(suite: &Suite) -> Result<Value, Failure> {
     let chart = suite.cluster.checkout().root().join(CHART).display().to_string();
     let manifests = suite.cluster.helm(&["template", &chart, "--show-only", "templates/crds.yaml"])?;
-    let mut kubectl = suite.cluster.client("kubectl");
-    kubectl.args(["create", "--dry-run=client", "--validate=false", "--output=json", "--filename", "-"]);
-    let objects = process::run_with_input(&mut kubectl, manifests.as_bytes())?;
-    let unclear = |why: String| Error::Unclear { what: CHART.into(), why };
-    for object in Deserializer::from_str(&objects).into_iter::<Value>() {
-        let object = object.map_err(|error| unclear(error.to_string()))?;
+    for object in objects(suite, &manifests)? {
         if object["metadata"]["name"] == DEFINITION {
             return Ok(object);
         }
     }
-    Err(unclear(format!("it has no {DEFINITION}")).into())
+    Err(Error::Unclear { what: CHART.into(), why: format!("it has no {DEFINITION}") }.into())
 }
