@@ -126,10 +126,8 @@ impl Reporter {
         let sockets_at = self.written.get(&tuning.uid).and_then(|written| written.sockets_at);
         let age = sockets_at.map(|at| now.saturating_duration_since(at));
         let Some(status) = next_write(before.as_ref(), fresh, age) else { return };
-        if !leadership.may_write() {
-            return;
-        }
-        let fate = match self.write(tuning, &status).await {
+        let Some(written) = leadership.fence(self.write(tuning, &status)).await else { return };
+        let fate = match written {
             Ok(true) => Fate::Taken,
             Ok(false) => Fate::Outdated,
             Err(error) => {
@@ -149,12 +147,25 @@ impl Reporter {
     }
 
     /// Whether it was taken; not, where the tuning has gone or been made anew.
+    ///
+    /// It names the version that it is about, so that one that was long on its way does not land on what a successor has
+    /// written since. An answer of 409 shows that it was not: it goes out once more, whatever others write meanwhile.
     async fn write(&self, tuning: &Tuning, status: &TcpCloseTuningStatus) -> Result<bool, Error> {
+        let version = Some(tuning.resource_version.as_str());
+        Ok(self.apply(tuning, version, status).await? || self.apply(tuning, None, status).await?)
+    }
+
+    async fn apply(
+        &self,
+        tuning: &Tuning,
+        version: Option<&str>,
+        status: &TcpCloseTuningStatus,
+    ) -> Result<bool, Error> {
         let patch = json!({
             "apiVersion": TuningObject::api_version(&()),
             "kind": TuningObject::kind(&()),
             // The uid, so that a tuning made anew does not get the answer to the old one.
-            "metadata": { "name": tuning.name, "uid": tuning.uid },
+            "metadata": { "name": tuning.name, "uid": tuning.uid, "resourceVersion": version },
             "status": status,
         });
         let api = Api::<TuningObject>::all(self.client.clone());

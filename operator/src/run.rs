@@ -41,7 +41,7 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
     let (caches, watching) = Caches::start(&client);
     let (candidate, leadership) = Candidate::new(&client, &settings.namespace, &settings.identity);
     let mut stopping = stop.clone();
-    let (events, telling) = Events::start(client.clone(), &settings.identity);
+    let (events, telling) = Events::start(client.clone(), &settings.identity, leadership.clone());
     let orders = order(
         client.clone(),
         events.clone(),
