@@ -54,7 +54,11 @@ impl Component {
         let path = |path: PathBuf| path.display().to_string();
         match self {
             Self::Etcd => etcd_arguments(&path(cluster.dir().join("etcd"))),
-            Self::ApiServer => api_server_arguments(&path(cluster.pki())),
+            Self::ApiServer => {
+                let mut arguments = api_server_arguments(&path(cluster.pki()));
+                arguments.extend(audit_arguments(&path(cluster.audit_policy()), &path(cluster.audit_log())));
+                arguments
+            }
             Self::ControllerManager => {
                 let kubeconfig = path(cluster.component_kubeconfig(self));
                 controller_manager_arguments(&path(cluster.pki()), &kubeconfig)
@@ -104,6 +108,15 @@ fn api_server_arguments(pki: &str) -> Vec<String> {
     ]
 }
 
+fn audit_arguments(policy: &str, log: &str) -> [String; 3] {
+    [
+        format!("--audit-policy-file={policy}"),
+        format!("--audit-log-path={log}"),
+        // In MB. It is read while it is written, and goes with the lab.
+        "--audit-log-maxsize=4096".into(),
+    ]
+}
+
 fn controller_manager_arguments(pki: &str, kubeconfig: &str) -> Vec<String> {
     vec![
         format!("--kubeconfig={kubeconfig}"),
@@ -121,6 +134,9 @@ impl Cluster {
     pub fn start(&self, component: Component) -> Result<Process> {
         if let Some(running) = self.records().alive(component.name()) {
             return Ok(running);
+        }
+        if component == Component::ApiServer {
+            files::write(&self.audit_policy(), include_str!("control_plane/audit.yaml"))?;
         }
         let mut command = process::daemon(self.program(component.name()), self.name());
         command.args(component.arguments(self)).current_dir(self.dir());
@@ -172,6 +188,10 @@ impl Cluster {
 
     pub(crate) fn component_kubeconfig(&self, component: Component) -> PathBuf {
         self.dir().join(format!("{}.kubeconfig", component.name()))
+    }
+
+    fn audit_policy(&self) -> PathBuf {
+        self.dir().join("audit-policy.yaml")
     }
 
     pub(crate) fn pki(&self) -> PathBuf {

@@ -39,7 +39,9 @@ mod lost;
 mod messages;
 mod metrics;
 mod misplaced;
+mod operator_kills;
 mod orders;
+mod own_operator;
 mod pods;
 mod privilege;
 mod prove;
@@ -78,6 +80,7 @@ const LONG_TESTS: &[&[Test]] = &[
     rivals::LONG_TESTS,
     misplaced::LONG_TESTS,
     leader::LONG_TESTS,
+    operator_kills::LONG_TESTS,
     helm::LONG_TESTS,
     faults::LONG_TESTS,
     lost::LONG_TESTS,

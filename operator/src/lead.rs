@@ -111,6 +111,10 @@ impl Candidate {
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
             manager = making => manager?,
         };
+        if !*self.leads.borrow() {
+            // One that it held in an earlier life it takes anew: until a renewal it would not know how long it may write.
+            manager.release().await?;
+        }
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => {}
             result = self.follow(&manager, complaint) => return result,

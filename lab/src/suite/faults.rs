@@ -143,7 +143,7 @@ pub(super) fn writes(suite: &Suite, node: &Node) -> Result<usize> {
     Ok(log.matches("\"wrote\"").count())
 }
 
-fn all_writes(suite: &Suite) -> Result<Vec<usize>> {
+pub(super) fn all_writes(suite: &Suite) -> Result<Vec<usize>> {
     suite.cluster.nodes().iter().map(|node| writes(suite, node)).collect()
 }
 

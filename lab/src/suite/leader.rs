@@ -114,7 +114,7 @@ fn leader(suite: &Suite) -> Result<String> {
     suite.cluster.kubectl(&["get", "lease", DEPLOYMENT, "--namespace", NAMESPACE, "--output", path])
 }
 
-fn scale(suite: &Suite, replicas: u8) -> Result<(), Failure> {
+pub(super) fn scale(suite: &Suite, replicas: u8) -> Result<(), Failure> {
     let deployment = format!("deployment/{DEPLOYMENT}");
     let replicas = format!("--replicas={replicas}");
     suite.cluster.kubectl(&["scale", &deployment, "--namespace", NAMESPACE, &replicas])?;
