@@ -30,6 +30,7 @@ mod counts;
 mod crash;
 mod explain;
 mod faults;
+mod fenced;
 mod fuzz;
 mod helm;
 mod inputs;
@@ -80,6 +81,7 @@ const LONG_TESTS: &[&[Test]] = &[
     rivals::LONG_TESTS,
     misplaced::LONG_TESTS,
     leader::LONG_TESTS,
+    fenced::LONG_TESTS,
     operator_kills::LONG_TESTS,
     helm::LONG_TESTS,
     faults::LONG_TESTS,

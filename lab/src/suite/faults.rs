@@ -65,12 +65,12 @@ pub(super) fn only(node: &Node, program: &str) -> Result<Option<Process>> {
     Ok(node.processes(program)?.first().copied())
 }
 
-fn agent_of(node: &Node) -> Result<Process, Failure> {
+pub(super) fn agent_of(node: &Node) -> Result<Process, Failure> {
     only(node, AGENT)?.ok_or_else(|| Failure(format!("no agent runs on {}", node.name)))
 }
 
 /// The operator, and the node that it runs on.
-fn operator(suite: &Suite) -> Result<(&Node, Process), Failure> {
+pub(super) fn operator(suite: &Suite) -> Result<(&Node, Process), Failure> {
     for node in suite.cluster.nodes() {
         if let Some(process) = only(node, OPERATOR)? {
             return Ok((node, process));
@@ -147,7 +147,7 @@ pub(super) fn all_writes(suite: &Suite) -> Result<Vec<usize>> {
     suite.cluster.nodes().iter().map(|node| writes(suite, node)).collect()
 }
 
-fn reported_at(suite: &Suite, node: &Node) -> Result<String> {
+pub(super) fn reported_at(suite: &Suite, node: &Node) -> Result<String> {
     Ok(suite.get("tcpclosenode", &node.name)?["status"]["reportedAt"].to_string())
 }
 
@@ -179,7 +179,7 @@ pub(super) fn wait_for_value_within(
     })?)
 }
 
-fn stays(suite: &Suite, value: &str) -> Outcome {
+pub(super) fn stays(suite: &Suite, value: &str) -> Outcome {
     let until = Instant::now() + WATCHED;
     while Instant::now() < until {
         all_hold(suite, FIN_TIMEOUT, value)?;

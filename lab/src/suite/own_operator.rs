@@ -9,6 +9,7 @@ use std::{
 use super::{Failure, Outcome, SOON, Suite, leader::scale};
 use crate::{
     error::Result,
+    files,
     install::{NAMESPACE, RELEASE},
     namespace::NetNamespace,
     process::{Process, Records, daemon},
@@ -36,11 +37,13 @@ impl OwnOperator {
         let proxy = Proxy::start(cluster, &format!("{RELEASE}-operator"))?;
         let kubeconfig = cluster.dir().join(format!("{identity}.kubeconfig"));
         proxy.write_kubeconfig(&kubeconfig)?;
+        let log = cluster.dir().join("log").join(format!("{identity}.log"));
+        files::remove(&log)?;
         let operator = Self {
             identity,
             program: suite.images.operator.program.clone(),
             kubeconfig,
-            log: cluster.dir().join("log").join(format!("{identity}.log")),
+            log,
             lab: cluster.name().to_owned(),
             net: cluster.net()?,
             records: cluster.records().clone(),
@@ -65,6 +68,15 @@ impl OwnOperator {
     /// Kills it.
     pub(super) fn kill(&self) -> Result<()> {
         self.process().map_or(Ok(()), |process| process.kill())
+    }
+
+    /// Waits until it has logged something.
+    pub(super) fn wait_until_it_says(&self, words: &str) -> Outcome {
+        poll_until(&format!("{} says {words:?}", self.identity), SOON, || {
+            let log = files::read(&self.log)?;
+            Ok(Seen::when(log.contains(words), || files::last_lines(&log, 3)))
+        })?;
+        Ok(())
     }
 
     /// Its process, where it was started.
