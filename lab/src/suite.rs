@@ -43,13 +43,16 @@ mod misplaced;
 mod operator_kills;
 mod orders;
 mod own_operator;
+mod partition;
 mod pods;
 mod privilege;
 mod prove;
+mod recreated;
 mod rights;
 mod rivals;
 mod rules;
 mod standalone;
+mod storm;
 mod stored;
 mod strace;
 mod strangers;
@@ -82,6 +85,9 @@ const LONG_TESTS: &[&[Test]] = &[
     misplaced::LONG_TESTS,
     leader::LONG_TESTS,
     fenced::LONG_TESTS,
+    storm::LONG_TESTS,
+    partition::LONG_TESTS,
+    recreated::LONG_TESTS,
     operator_kills::LONG_TESTS,
     helm::LONG_TESTS,
     faults::LONG_TESTS,

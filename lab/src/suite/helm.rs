@@ -221,7 +221,7 @@ fn progressing(suite: &Suite) -> Outcome {
 }
 
 /// What the nodes' kernels held while something went on, node by node.
-fn held_during(suite: &Suite, act: impl FnOnce() -> Outcome) -> Result<BTreeSet<String>, Failure> {
+pub(super) fn held_during(suite: &Suite, act: impl FnOnce() -> Outcome) -> Result<BTreeSet<String>, Failure> {
     let over = AtomicBool::new(false);
     let look = || {
         let mut seen = BTreeSet::new();

@@ -270,7 +270,7 @@ fn remove_rules(schema: &mut Value) {
 }
 
 /// Applies the definition in helm's name: the next upgrade must not meet another owner.
-fn define(suite: &Suite, definition: &Value) -> Outcome {
+pub(super) fn define(suite: &Suite, definition: &Value) -> Outcome {
     let metadata = &definition["metadata"];
     let manifest = json!({
         "apiVersion": definition["apiVersion"],
