@@ -327,3 +327,6 @@ impl Agent {
         self.retry = (self.retry * 2).min(RETRY_MAX);
     }
 }
+
+#[cfg(test)]
+mod tests;
