@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A control plane answers after about 7 s on two idle cores; a loaded machine may take much longer.
-const READY_DEADLINE: Duration = Duration::from_mins(2);
+pub(crate) const READY_DEADLINE: Duration = Duration::from_mins(2);
 /// So much of a log is shown when its process has ended.
 const TAIL_LINES: usize = 15;
 
@@ -138,10 +138,16 @@ impl Cluster {
         if component == Component::ApiServer {
             files::write(&self.audit_policy(), include_str!("control_plane/audit.yaml"))?;
         }
-        let mut command = process::daemon(self.program(component.name()), self.name());
-        command.args(component.arguments(self)).current_dir(self.dir());
+        let mut command = self.component_command(component);
         let log = self.component_log(component);
         self.net()?.run(|| self.records().start(component.name(), &mut command, &log))?
+    }
+
+    /// The command line of a process of the control plane.
+    pub(crate) fn component_command(&self, component: Component) -> Command {
+        let mut command = process::daemon(self.program(component.name()), self.name());
+        command.args(component.arguments(self)).current_dir(self.dir());
+        command
     }
 
     /// Ends a process of the control plane in order (SIGTERM).

@@ -31,6 +31,7 @@ mod relay;
 mod report;
 mod shared_build;
 pub mod sockets;
+mod stale;
 pub mod suite;
 mod tools;
 pub mod traffic;

@@ -51,6 +51,7 @@ mod recreated;
 mod rights;
 mod rivals;
 mod rules;
+mod stale;
 mod standalone;
 mod storm;
 mod stored;
@@ -88,6 +89,7 @@ const LONG_TESTS: &[&[Test]] = &[
     storm::LONG_TESTS,
     partition::LONG_TESTS,
     recreated::LONG_TESTS,
+    stale::LONG_TESTS,
     operator_kills::LONG_TESTS,
     helm::LONG_TESTS,
     faults::LONG_TESTS,

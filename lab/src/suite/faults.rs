@@ -200,7 +200,7 @@ pub(super) fn tuned(suite: &Suite) -> Outcome {
 }
 
 /// Waits until every node's order has been renewed for another value: the operator has done its part.
-fn wait_for_order(suite: &Suite, node: &Node, action: &str, value: Option<i64>) -> Outcome {
+pub(super) fn wait_for_order(suite: &Suite, node: &Node, action: &str, value: Option<i64>) -> Outcome {
     poll_until(&format!("{} is ordered {action} {value:?}", node.name), TRUE_AGAIN, || {
         let object = suite.get("tcpclosenode", &node.name)?;
         let entry = &object["spec"]["sysctls"][0];

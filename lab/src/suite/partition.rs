@@ -73,10 +73,10 @@ impl Drop for Cut<'_> {
 }
 
 /// A program that stands still, until this is dropped.
-struct Frozen(crate::process::Process);
+pub(super) struct Frozen(crate::process::Process);
 
 impl Frozen {
-    fn new(process: crate::process::Process) -> Result<Self> {
+    pub(super) fn new(process: crate::process::Process) -> Result<Self> {
         process.signal(Signal::STOP)?;
         Ok(Self(process))
     }
