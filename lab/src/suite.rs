@@ -51,6 +51,7 @@ mod recreated;
 mod rights;
 mod rivals;
 mod rules;
+mod skew;
 mod stale;
 mod standalone;
 mod storm;
@@ -89,6 +90,7 @@ const LONG_TESTS: &[&[Test]] = &[
     storm::LONG_TESTS,
     partition::LONG_TESTS,
     recreated::LONG_TESTS,
+    skew::LONG_TESTS,
     stale::LONG_TESTS,
     operator_kills::LONG_TESTS,
     helm::LONG_TESTS,

@@ -10,9 +10,11 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{
-    FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, condition, ensure, everywhere, said_no, tuning,
+    FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, condition, ensure, everywhere, faults::all_writes, said_no,
+    tuning,
 };
 use crate::{
+    audit::Counts,
     error::{Error, Result},
     install::{NAMESPACE, RELEASE, install},
     node::Node,
@@ -253,12 +255,17 @@ fn upgrade(suite: &Suite) -> Outcome {
     suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 30"]))?;
     suite.wait_until_applied("web")?;
     let before = identity(suite)?;
+    let mark = suite.cluster.audit_mark()?;
     let annotations = ["agent", "operator"].map(|part| format!("{part}.podAnnotations.lab=upgraded"));
     let more = ["--set", &annotations.join(",")];
     let held = held_during(suite, || Ok(install(&suite.cluster, &suite.images, &more)?))?;
     ensure(held == BTreeSet::from(["30".to_owned()]), || format!("meanwhile the kernels held {held:?}"))?;
     ensure(identity(suite)? == before, || format!("before the upgrade: {before}"))?;
     suite.wait_until_applied("web")?;
+    // Each log begins with its agent.
+    let written = all_writes(suite)?;
+    ensure(written.iter().all(|writes| *writes == 0), || format!("new agents wrote {written:?} values"))?;
+    println!("    API writes meanwhile: {}", Counts(&suite.cluster.audited_since(mark)?));
     // The new programs follow.
     suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 25"]))?;
     suite.wait_until_applied("web")?;

@@ -30,7 +30,7 @@ fn stored_before_the_rule(suite: &Suite) -> Outcome {
         everywhere(&[&format!("tcpTimestamps: {timestamps}"), &format!("tcpFinTimeoutSeconds: {seconds}")])
     };
     let mut stored = Value::Null;
-    under_definition(suite, &definition_of_v0_1_0(suite)?, || {
+    under_definition(suite, &definition_of_v0_1_0(suite, DEFINITION)?, || {
         tune_when_learnt(suite, "web", &spec(0, 30))?;
         stored = identity(suite)?;
         Ok(())
@@ -72,8 +72,8 @@ fn identity(suite: &Suite) -> Result<Value> {
     Ok(json!([object["metadata"]["uid"], object["metadata"]["generation"], object["spec"]]))
 }
 
-/// The definition of tunings as the chart of v0.1.0 installs it.
-fn definition_of_v0_1_0(suite: &Suite) -> Result<Value, Failure> {
+/// A definition as the chart of v0.1.0 installs it.
+pub(super) fn definition_of_v0_1_0(suite: &Suite, name: &str) -> Result<Value, Failure> {
     let chart = suite.cluster.checkout().root().join(CHART).display().to_string();
     let manifests = suite.cluster.helm(&["template", &chart, "--show-only", "templates/crds.yaml"])?;
     let mut kubectl = suite.cluster.client("kubectl");
@@ -82,9 +82,9 @@ fn definition_of_v0_1_0(suite: &Suite) -> Result<Value, Failure> {
     let unclear = |why: String| Error::Unclear { what: CHART.into(), why };
     for object in Deserializer::from_str(&objects).into_iter::<Value>() {
         let object = object.map_err(|error| unclear(error.to_string()))?;
-        if object["metadata"]["name"] == DEFINITION {
+        if object["metadata"]["name"] == name {
             return Ok(object);
         }
     }
-    Err(unclear(format!("it has no {DEFINITION}")).into())
+    Err(unclear(format!("it has no {name}")).into())
 }
