@@ -160,7 +160,10 @@ mod tests {
     fn a_line_of_the_log_says_who_asked_for_what_and_what_became_of_it() {
         let line = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"1","stage":"ResponseComplete","verb":"patch","user":{"username":"system:serviceaccount:tcpclose-system:tcp-close-tuning-operator","extra":{"authentication.kubernetes.io/pod-name":["operator-1"]}},"objectRef":{"resource":"tcpclosetunings","name":"web","apiGroup":"tcpclose.dev","subresource":"status"},"responseStatus":{"metadata":{},"status":"Failure","code":409}}"#;
         let request = parse(line).unwrap();
-        assert_eq!((request.user.as_str(), request.pod.as_deref()), ("tcp-close-tuning-operator", Some("operator-1")));
+        assert_eq!(
+            (request.user.as_str(), request.pod.as_deref()),
+            ("tcp-close-tuning-operator", Some("operator-1"))
+        );
         assert!(request.is_write() && !request.was_taken());
         assert_eq!(Counts(&[request]).to_string(), "operator patch tcpclosetunings/status answered 409 1");
     }

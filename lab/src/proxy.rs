@@ -96,7 +96,10 @@ impl Proxy {
 
     /// Writes a kubeconfig for its client.
     pub(crate) fn write_kubeconfig(&self, path: &Path) -> Result<()> {
-        files::write(path, contexts(&json!({ "server": format!("http://{}", self.address) }), &json!({})).to_string())
+        files::write(
+            path,
+            contexts(&json!({ "server": format!("http://{}", self.address) }), &json!({})).to_string(),
+        )
     }
 
     /// From now on this is done around each write, and they are counted anew.
@@ -145,7 +148,8 @@ async fn serve(
         what: "the proxy's kubeconfig".into(),
         why: error.to_string(),
     };
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(unclear)?;
+    let config =
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(unclear)?;
     let client = crds::client::client(&config)
         .map_err(|source| Error::Api { act: "make a client".into(), source: Box::new(source) })?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(Error::system("listen"))?;
@@ -177,7 +181,11 @@ async fn pass(State(passing): State<Arc<Passing>>, request: Request) -> Response
     let response = passing.forward(request).await;
     let answer = (write.clone(), response.status());
     passing.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
-    if passing.act(&write, Moment::After).await { response } else { StatusCode::SERVICE_UNAVAILABLE.into_response() }
+    if passing.act(&write, Moment::After).await {
+        response
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE.into_response()
+    }
 }
 
 impl Passing {

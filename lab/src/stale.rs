@@ -107,7 +107,8 @@ pub(crate) struct Captured<'a> {
 
 impl Drop for Captured<'_> {
     fn drop(&mut self) {
-        let freed = self.node.net().and_then(|net| self.cluster.ip(&net, &format!("route del {}\n", self.route)));
+        let freed =
+            self.node.net().and_then(|net| self.cluster.ip(&net, &format!("route del {}\n", self.route)));
         freed.unwrap_or_else(|error| crate::report::say(format!("{} is not freed: {error}", self.node.name)));
     }
 }
@@ -118,7 +119,9 @@ fn copy_store(cluster: &Cluster) -> Result<PathBuf> {
     let etcd = cluster.records().alive(Component::Etcd.name()).ok_or(Error::NotUp)?;
     etcd.signal(Signal::STOP)?;
     let mut command = Command::new("cp");
-    let copied = process::run(command.arg("--archive").arg("--no-target-directory").arg(cluster.dir().join("etcd")).arg(&copy));
+    let copied = process::run(
+        command.arg("--archive").arg("--no-target-directory").arg(cluster.dir().join("etcd")).arg(&copy),
+    );
     etcd.signal(Signal::CONT)?;
     copied.map(|_| copy)
 }

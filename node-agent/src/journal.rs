@@ -354,7 +354,9 @@ mod tests {
         assert_eq!(journal.records(), &Records::from([(Sysctl::FinTimeout, record)]));
         assert!(!journal.accepts(&mark("u", 3)), "an older order");
         assert!(journal.accepts(&mark("u", 4)) && journal.accepts(&mark("another", 1)));
-        assert!(journal.is_of_another_object(&mark("another", 1)) && !journal.is_of_another_object(&mark("u", 5)));
+        assert!(
+            journal.is_of_another_object(&mark("another", 1)) && !journal.is_of_another_object(&mark("u", 5))
+        );
     }
 
     #[test]

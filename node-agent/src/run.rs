@@ -179,9 +179,13 @@ impl Agent {
     fn take_seen(&mut self, object: &TcpCloseNode) {
         let mark = OrderMark::of(object);
         let known = self.order.as_ref().map(|known| &known.mark);
-        self.doubtful = known.is_none_or(|known| known.uid != mark.uid) && self.node.knows_another_object(&mark);
+        self.doubtful =
+            known.is_none_or(|known| known.uid != mark.uid) && self.node.knows_another_object(&mark);
         if self.doubtful {
-            tracing::warn!(uid = mark.uid, "this node's TcpCloseNode is another object now; it is read again");
+            tracing::warn!(
+                uid = mark.uid,
+                "this node's TcpCloseNode is another object now; it is read again"
+            );
         } else {
             self.take_order(object);
         }

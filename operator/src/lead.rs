@@ -51,9 +51,11 @@ impl Leadership {
     /// `None` where it was let go.
     pub async fn fence<T>(&self, write: impl Future<Output = T>) -> Option<T> {
         let mut write = pin!(write);
-        poll_fn(|context| {
-            if self.may_write() { write.as_mut().poll(context).map(Some) } else { Poll::Ready(None) }
-        })
+        poll_fn(
+            |context| {
+                if self.may_write() { write.as_mut().poll(context).map(Some) } else { Poll::Ready(None) }
+            },
+        )
         .await
     }
 

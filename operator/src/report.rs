@@ -149,10 +149,14 @@ impl Reporter {
     /// Whether it was taken; not, where the tuning has gone or been made anew.
     ///
     /// It names the version that it is about, so that one that was long on its way does not land on what a successor has
-    /// written since. An answer of 409 shows that it was not: it goes out once more, whatever others write meanwhile.
+    /// written since. Where others were faster it goes out once more, whatever the version: their writes must not starve it.
     async fn write(&self, tuning: &Tuning, status: &TcpCloseTuningStatus) -> Result<bool, Error> {
         let version = Some(tuning.resource_version.as_str());
-        Ok(self.apply(tuning, version, status).await? || self.apply(tuning, None, status).await?)
+        match self.apply(tuning, version, status).await? {
+            Answer::Taken => Ok(true),
+            Answer::Gone => Ok(false),
+            Answer::Conflict => Ok(matches!(self.apply(tuning, None, status).await?, Answer::Taken)),
+        }
     }
 
     async fn apply(
@@ -160,7 +164,7 @@ impl Reporter {
         tuning: &Tuning,
         version: Option<&str>,
         status: &TcpCloseTuningStatus,
-    ) -> Result<bool, Error> {
+    ) -> Result<Answer, Error> {
         let patch = json!({
             "apiVersion": TuningObject::api_version(&()),
             "kind": TuningObject::kind(&()),
@@ -176,11 +180,21 @@ impl Reporter {
             return Err(Error::Timeout { tuning: tuning.name.clone() });
         };
         match result {
-            Ok(_) => Ok(true),
-            Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => Ok(false),
+            Ok(_) => Ok(Answer::Taken),
+            Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(Answer::Gone),
+            Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(Answer::Conflict),
             Err(error) => Err(Error::Write(error, tuning.name.clone())),
         }
     }
+}
+
+/// What the API server says to a status.
+enum Answer {
+    Taken,
+    /// The tuning is not there.
+    Gone,
+    /// It is another one now, or at another version.
+    Conflict,
 }
 
 #[cfg(test)]

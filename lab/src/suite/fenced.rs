@@ -63,7 +63,8 @@ fn frozen_past_its_lease(suite: &Suite) -> Outcome {
         let (before, writes) = (new_proxy.answers().len(), all_writes(suite)?);
 
         drop(closed);
-        let answered = || old_proxy.answers().into_iter().filter(|(write, _)| is_ours(write)).collect::<Vec<_>>();
+        let answered =
+            || old_proxy.answers().into_iter().filter(|(write, _)| is_ours(write)).collect::<Vec<_>>();
         poll_until("what was under way is answered", SOON, || {
             Ok(Seen::when(answered().len() == wanted, || format!("{:?}", answered())))
         })?;
@@ -71,13 +72,16 @@ fn frozen_past_its_lease(suite: &Suite) -> Outcome {
         old.wait_until_it_says("stands by")?;
         stays(suite, "20")?;
         let answers = answered();
-        ensure(answers.len() == wanted && answers.iter().all(|(_, code)| *code == StatusCode::CONFLICT), || {
-            format!("{wanted} writes were under way: {answers:?}")
-        })?;
+        ensure(
+            answers.len() == wanted && answers.iter().all(|(_, code)| *code == StatusCode::CONFLICT),
+            || format!("{wanted} writes were under way: {answers:?}"),
+        )?;
         let now = all_writes(suite)?;
         ensure(now == writes, || format!("kernel writes: {writes:?}, then {now:?}"))?;
         let more = new_proxy.answers()[before..].iter().filter(|(write, _)| is_ours(write)).count();
-        println!("    awake: {wanted} of {wanted} writes answered 409, no other sent; {more} of the successor's to mend them");
+        println!(
+            "    awake: {wanted} of {wanted} writes answered 409, no other sent; {more} of the successor's to mend them"
+        );
         suite.wait_until_applied("web").map(drop)
     })
 }

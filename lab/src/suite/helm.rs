@@ -10,8 +10,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{
-    FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, condition, ensure, everywhere, faults::all_writes, said_no,
-    tuning,
+    FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, condition, ensure, everywhere, faults::all_writes,
+    said_no, tuning,
 };
 use crate::{
     audit::Counts,

@@ -54,7 +54,9 @@ fn killed_around_each_write(suite: &Suite) -> Outcome {
         let nodes = suite.cluster.nodes().len();
         ensure(calm.kernel_writes == vec![KERNEL_WRITES; nodes], || format!("{calm:?}"))?;
         let mut most = taken;
-        for (number, moment) in (1..=sent).flat_map(|number| [(number, Moment::Before), (number, Moment::After)]) {
+        for (number, moment) in
+            (1..=sent).flat_map(|number| [(number, Moment::Before), (number, Moment::After)])
+        {
             let named = |Failure(why)| Failure(format!("killed {moment:?} write {number}: {why}"));
             let (end, _, taken) = run(suite, &operator, &proxy, Some((number, moment))).map_err(named)?;
             ensure(end == calm, || format!("{end:#?}\nand not {calm:#?}")).map_err(named)?;
@@ -93,7 +95,8 @@ fn run(
     let untuned = objects(suite)?;
     told_once(suite)?;
     operator.kill()?;
-    let kernel_writes = all_writes(suite)?.iter().zip(written).map(|(after, before)| after - before).collect();
+    let kernel_writes =
+        all_writes(suite)?.iter().zip(written).map(|(after, before)| after - before).collect();
     let audited = suite.cluster.audited_since(mark)?;
     let ours = |request: &&Request| {
         request.user == ACCOUNT && request.was_taken() && request.resource.starts_with("tcpclose")
@@ -135,7 +138,8 @@ fn objects(suite: &Suite) -> Result<Value, Failure> {
 fn of_tuning(tuning: &Value) -> Value {
     let status = &tuning["status"];
     let conditions = status["conditions"].as_array().into_iter().flatten();
-    let conditions = conditions.map(|each| json!([each["type"], each["status"], each["reason"], each["message"]]));
+    let conditions =
+        conditions.map(|each| json!([each["type"], each["status"], each["reason"], each["message"]]));
     let current = status["observedGeneration"] == tuning["metadata"]["generation"];
     json!([tuning["metadata"]["name"], current, status["nodes"], conditions.collect::<Vec<_>>()])
 }

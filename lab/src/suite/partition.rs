@@ -25,7 +25,10 @@ use crate::{
 };
 
 pub(super) const LONG_TESTS: &[Test] = &[
-    Test { name: "a_node_that_is_cut_off_keeps_its_values_is_stale_and_follows_when_it_is_back", run: cut_off },
+    Test {
+        name: "a_node_that_is_cut_off_keeps_its_values_is_stale_and_follows_when_it_is_back",
+        run: cut_off,
+    },
     Test { name: "a_node_that_turns_not_ready_is_stale_at_once", run: not_ready },
 ];
 
@@ -61,7 +64,11 @@ impl<'a> Cut<'a> {
 
     /// What is sent to this address is dropped; what comes from it arrives.
     fn answers_to(suite: &'a Suite, address: &str) -> Result<Self> {
-        Self::make(suite, &format!("route add blackhole {address}/32"), format!("route del blackhole {address}/32"))
+        Self::make(
+            suite,
+            &format!("route add blackhole {address}/32"),
+            format!("route del blackhole {address}/32"),
+        )
     }
 }
 
@@ -96,8 +103,8 @@ fn cut_off(suite: &Suite) -> Outcome {
         let leading = leader(suite)?;
         let standby = in_namespace(suite, &["pods", "--selector=app.kubernetes.io/component=operator"])?;
         let standby = standby["items"].as_array().into_iter().flatten();
-        let standby = standby.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-        let standby = standby.cloned().find(|pod| pod["metadata"]["name"] != leading.as_str());
+        let mut standby = standby.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let standby = standby.find(|pod| pod["metadata"]["name"] != leading.as_str()).cloned();
         let standby = standby.ok_or_else(|| Failure("no operator stands by".into()))?;
         let (mut away, mut busy) = (Vec::new(), Vec::new());
         for node in suite.cluster.nodes() {
@@ -124,12 +131,16 @@ fn partitioned(suite: &Suite, cut: &Node, silent: &Node, standby: &Value) -> Out
         for node in [cut, silent] {
             let live = node.read_sysctl(FIN_TIMEOUT)?;
             if live != "30" {
-                return Err(crate::Error::Unclear { what: node.name.clone(), why: format!("it holds {live}") });
+                return Err(crate::Error::Unclear {
+                    what: node.name.clone(),
+                    why: format!("it holds {live}"),
+                });
             }
         }
         let stale = suite.get("tcpclosetuning", "web")?["status"]["nodes"]["stale"].clone();
         let log = suite.cluster.kubectl(&["logs", "--namespace", crate::NAMESPACE, &pod])?;
-        let seen = [stale == 2, agent_log(cut)?.matches(AGENT_SAYS).count() > known, log.contains(OPERATOR_SAYS)];
+        let seen =
+            [stale == 2, agent_log(cut)?.matches(AGENT_SAYS).count() > known, log.contains(OPERATOR_SAYS)];
         for (told, seen) in told.iter_mut().zip(seen) {
             *told = told.or(seen.then(|| start.elapsed()));
         }
@@ -186,7 +197,8 @@ fn not_ready(suite: &Suite) -> Outcome {
     // It would say the contrary at once.
     let frozen = Frozen::new(kubelet)?;
     let start = Instant::now();
-    let patch = r#"{"status":{"conditions":[{"type":"Ready","status":"Unknown","reason":"NodeStatusUnknown"}]}}"#;
+    let patch =
+        r#"{"status":{"conditions":[{"type":"Ready","status":"Unknown","reason":"NodeStatusUnknown"}]}}"#;
     suite.cluster.kubectl(&["patch", "node", &node.name, "--subresource=status", "--patch", patch])?;
     poll_until("it is stale", AT_ONCE, || {
         let object = suite.get("tcpclosetuning", "web")?;

@@ -12,10 +12,18 @@ use super::{
     orders::wait_until_all_hold,
     tuning,
 };
-use crate::{audit::Counts, error::Error, process, report::{Seen, poll_until}};
+use crate::{
+    audit::Counts,
+    error::Error,
+    process,
+    report::{Seen, poll_until},
+};
 
 pub(super) const LONG_TESTS: &[Test] = &[
-    Test { name: "objects_made_anew_while_nobody_listened_and_history_was_lost_cost_no_write", run: gone_410 },
+    Test {
+        name: "objects_made_anew_while_nobody_listened_and_history_was_lost_cost_no_write",
+        run: gone_410,
+    },
     Test { name: "kubectl_replace_force_of_a_tuning_restores_nothing", run: replaced },
     Test { name: "a_tuning_renamed_in_git_restores_nothing", run: renamed },
     Test { name: "a_tunings_crd_that_goes_and_comes_back_restores_nothing", run: definition_made_anew },
@@ -32,7 +40,11 @@ fn nothing_is_written(suite: &Suite, act: impl FnOnce() -> Outcome) -> Outcome {
     ensure(held == BTreeSet::from(["30".to_owned()]), || format!("meanwhile the kernels held {held:?}"))?;
     let now = all_writes(suite)?;
     ensure(now == writes, || format!("kernel writes: {writes:?}, then {now:?}"))?;
-    println!("    {:.1} s; API writes: {}", start.elapsed().as_secs_f64(), Counts(&suite.cluster.audited_since(mark)?));
+    println!(
+        "    {:.1} s; API writes: {}",
+        start.elapsed().as_secs_f64(),
+        Counts(&suite.cluster.audited_since(mark)?)
+    );
     Ok(())
 }
 

@@ -11,7 +11,10 @@ use super::{
     orders::{all_hold, wait_until_all_hold},
     stored::definition_of_v0_1_0,
 };
-use crate::{audit::Counts, report::{Seen, poll_until}};
+use crate::{
+    audit::Counts,
+    report::{Seen, poll_until},
+};
 
 pub(super) const LONG_TESTS: &[Test] = &[
     Test { name: "programs_of_this_version_work_under_the_definitions_of_v0_1_0", run: older_definitions },
@@ -51,7 +54,8 @@ fn is_quiet(suite: &Suite) -> Outcome {
     }
     let audited = suite.cluster.audited_since(mark)?;
     let of_operator = |resource: &str| {
-        let writes = audited.iter().filter(|request| request.is_write() && request.user.ends_with("operator"));
+        let writes =
+            audited.iter().filter(|request| request.is_write() && request.user.ends_with("operator"));
         writes.filter(|request| request.resource == resource).count()
     };
     println!("    {} s at rest: {}", QUIET.as_secs(), Counts(&audited));
@@ -75,7 +79,9 @@ fn bad_object(suite: &Suite) -> Outcome {
         Ok(())
     })?;
     poll_until("the other one is in force still", SOON, || {
-        let values = suite.values(FIN_TIMEOUT).map_err(|super::Failure(why)| crate::Error::Unclear { what: FIN_TIMEOUT.into(), why })?;
+        let values = suite
+            .values(FIN_TIMEOUT)
+            .map_err(|super::Failure(why)| crate::Error::Unclear { what: FIN_TIMEOUT.into(), why })?;
         Ok(Seen::when(values.iter().all(|live| live == "30"), || format!("{values:?}")))
     })?;
     Ok(())

@@ -66,7 +66,11 @@ fn lands(suite: &Suite) -> Outcome {
         let kernel = wait_until_all_hold_within(suite, FIN_TIMEOUT, &seconds.to_string(), LANDED)?;
         suite.wait_for_condition("web", "Ready", ("True", "Applied"), LANDED)?;
         let ready = start.elapsed();
-        println!("    in force after {:.2} s, Ready after {:.2} s", kernel.as_secs_f64(), ready.as_secs_f64());
+        println!(
+            "    in force after {:.2} s, Ready after {:.2} s",
+            kernel.as_secs_f64(),
+            ready.as_secs_f64()
+        );
         ensure(ready < LANDED, || format!("the status took {ready:?}"))?;
     }
     Ok(())
@@ -102,6 +106,7 @@ fn kept(suite: &Suite, kind: &str, name: &str, count: usize) -> Outcome {
         .map_err(|error| Failure(format!("{kind} {name}: {error}")))?;
     let metadata = &object["metadata"];
     let value = &metadata["annotations"][ANNOTATION];
-    let owned = metadata["managedFields"].as_array().into_iter().flatten().any(|entry| entry["manager"] == MANAGER);
-    ensure(owned && *value == count.to_string(), || format!("{kind} {name}: {metadata}"))
+    let owned =
+        metadata["managedFields"].as_array().into_iter().flatten().any(|entry| entry["manager"] == MANAGER);
+    ensure(owned && *value == json!(count.to_string()), || format!("{kind} {name}: {metadata}"))
 }

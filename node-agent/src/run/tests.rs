@@ -110,7 +110,11 @@ async fn a_removal_waits_for_a_quorum_that_says_so_too() {
     agent.request = None;
     assert_eq!(shown(&mut agent, News::Object(object("u", 2, "Restore", None))), Some(30));
     assert!(agent.request.is_some(), "it is read again");
-    assert_eq!(answered(&mut agent, Some(object("u", 3, "Set", Some(25)))), Some(25), "it was taken back meanwhile");
+    assert_eq!(
+        answered(&mut agent, Some(object("u", 3, "Set", Some(25)))),
+        Some(25),
+        "it was taken back meanwhile"
+    );
     agent.request = None;
     shown(&mut agent, News::Object(object("u", 4, "Restore", None)));
     assert_eq!(answered(&mut agent, Some(object("u", 4, "Restore", None))), Some(60));
