@@ -31,6 +31,7 @@ mod counts;
 mod crash;
 mod explain;
 mod faults;
+mod fenced;
 mod flow;
 mod fuzz;
 mod guard;
@@ -43,16 +44,23 @@ mod lost;
 mod messages;
 mod metrics;
 mod misplaced;
+mod operator_kills;
 mod orders;
+mod own_operator;
+mod partition;
 mod pods;
 mod privilege;
 mod prove;
+mod recreated;
 mod rights;
 mod rivals;
 mod rollout;
 mod rules;
+mod skew;
+mod stale;
 mod standalone;
 mod stored;
+mod storm;
 mod strace;
 mod strangers;
 mod uninstall;
@@ -88,6 +96,13 @@ const LONG_TESTS: &[&[Test]] = &[
     rollout::LONG_TESTS,
     misplaced::LONG_TESTS,
     leader::LONG_TESTS,
+    fenced::LONG_TESTS,
+    storm::LONG_TESTS,
+    partition::LONG_TESTS,
+    recreated::LONG_TESTS,
+    skew::LONG_TESTS,
+    stale::LONG_TESTS,
+    operator_kills::LONG_TESTS,
     helm::LONG_TESTS,
     uninstall::LONG_TESTS,
     guard::LONG_TESTS,

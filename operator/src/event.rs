@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::FIELD_MANAGER;
 use crate::assign::{Removed, Write};
+use crate::lead::Leadership;
 use crate::snapshot::Tuning;
 use crate::summarise::AT_RISK;
 use crate::summarise::condition::Reason;
@@ -176,13 +177,18 @@ struct News {
 }
 
 impl Events {
-    /// Events by this replica. The future tells them; it has to be polled.
-    pub fn start(client: Client, identity: &str) -> (Self, impl Future<Output = ()> + use<>) {
+    /// Events by this replica, as long as it leads. The future tells them; it has to be polled.
+    pub fn start(
+        client: Client,
+        identity: &str,
+        leadership: Leadership,
+    ) -> (Self, impl Future<Output = ()> + use<>) {
         let (sender, mut receiver) = mpsc::channel(WAITING_MAX);
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity.into()) };
         let telling = async move {
             while let Some(news) = receiver.recv().await {
-                tell(&client, &reporter, news).await;
+                // What nobody hears of any longer is the successor's to tell.
+                let _ = leadership.fence(tell(&client, &reporter, news)).await;
             }
         };
         (Self(sender), telling)

@@ -45,7 +45,7 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
     let (caches, watching) = Caches::start(&client);
     let (candidate, leadership) = Candidate::new(&client, &settings.namespace, &settings.identity);
     let mut stopping = stop.clone();
-    let (events, telling) = Events::start(client.clone(), &settings.identity);
+    let (events, telling) = Events::start(client.clone(), &settings.identity, leadership.clone());
     let (silence, silent) = watch::channel(BTreeSet::new());
     let orders = order(
         client.clone(),

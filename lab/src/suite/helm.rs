@@ -9,8 +9,12 @@ use std::{
 use rustix::process::Signal;
 use serde_json::{Deserializer, Value, json};
 
-use super::{FIN_TIMEOUT, Failure, Outcome, Suite, Test, condition, ensure, everywhere, said_no, tuning};
+use super::{
+    FIN_TIMEOUT, Failure, Outcome, Suite, Test, condition, ensure, everywhere, faults::all_writes, said_no,
+    tuning,
+};
 use crate::{
+    audit::Counts,
     error::{Error, Result},
     install::{NAMESPACE, install},
     node::Node,
@@ -241,7 +245,7 @@ fn progressing(suite: &Suite) -> Outcome {
 }
 
 /// What the nodes' kernels held while something went on, node by node.
-fn held_during(suite: &Suite, act: impl FnOnce() -> Outcome) -> Result<BTreeSet<String>, Failure> {
+pub(super) fn held_during(suite: &Suite, act: impl FnOnce() -> Outcome) -> Result<BTreeSet<String>, Failure> {
     let over = AtomicBool::new(false);
     let look = || {
         let mut seen = BTreeSet::new();
@@ -273,12 +277,17 @@ fn upgrade(suite: &Suite) -> Outcome {
     suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 30"]))?;
     suite.wait_until_applied("web")?;
     let before = identity(suite)?;
+    let mark = suite.cluster.audit_mark()?;
     let annotations = ["agent", "operator"].map(|part| format!("{part}.podAnnotations.lab=upgraded"));
     let more = ["--set", &annotations.join(",")];
     let held = held_during(suite, || Ok(install(&suite.cluster, &suite.images, &more)?))?;
     ensure(held == BTreeSet::from(["30".to_owned()]), || format!("meanwhile the kernels held {held:?}"))?;
     ensure(identity(suite)? == before, || format!("before the upgrade: {before}"))?;
     suite.wait_until_applied("web")?;
+    // Each log begins with its agent.
+    let written = all_writes(suite)?;
+    ensure(written.iter().all(|writes| *writes == 0), || format!("new agents wrote {written:?} values"))?;
+    println!("    API writes meanwhile: {}", Counts(&suite.cluster.audited_since(mark)?));
     // The new programs follow.
     suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 25"]))?;
     suite.wait_until_applied("web")?;

@@ -28,7 +28,7 @@ fn stored_before_the_rule(suite: &Suite) -> Outcome {
         everywhere(&[&format!("tcpTimestamps: {timestamps}"), &format!("tcpFinTimeoutSeconds: {seconds}")])
     };
     let mut stored = Value::Null;
-    under_definition(suite, &definition_of_v0_1_0(suite)?, || {
+    under_definition(suite, &definition_of_v0_1_0(suite, DEFINITION)?, || {
         tune_when_learnt(suite, "web", &spec(0, 30))?;
         stored = identity(suite)?;
         Ok(())
@@ -70,14 +70,14 @@ fn identity(suite: &Suite) -> Result<Value> {
     Ok(json!([object["metadata"]["uid"], object["metadata"]["generation"], object["spec"]]))
 }
 
-/// The definition of tunings as the chart of v0.1.0 installs it.
-fn definition_of_v0_1_0(suite: &Suite) -> Result<Value, Failure> {
+/// A definition as the chart of v0.1.0 installs it.
+pub(super) fn definition_of_v0_1_0(suite: &Suite, name: &str) -> Result<Value, Failure> {
     let chart = suite.cluster.checkout().root().join(CHART).display().to_string();
     let manifests = suite.cluster.helm(&["template", &chart, "--show-only", "templates/crds.yaml"])?;
     for object in objects(suite, &manifests)? {
-        if object["metadata"]["name"] == DEFINITION {
+        if object["metadata"]["name"] == name {
             return Ok(object);
         }
     }
-    Err(Error::Unclear { what: CHART.into(), why: format!("it has no {DEFINITION}") }.into())
+    Err(Error::Unclear { what: CHART.into(), why: format!("it has no {name}") }.into())
 }
