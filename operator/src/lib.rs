@@ -1,20 +1,23 @@
 //! The cluster side of tcp-close-tuning: it turns all tunings into one order for each node, and all reports into one
 //! status for each tuning. It never touches a kernel, and it never writes to a Node.
 //!
-//! `watch -> resolve -> assign`, and beside it `watch -> resolve -> summarise -> report`. Steps that only compute take
+//! `watch -> resolve -> limit -> assign`, and beside it `watch -> resolve -> summarise -> report`. Steps that only compute take
 //! values and return values; the clock is one of the values.
 
 pub mod assign;
 pub mod event;
 pub mod history;
 pub mod lead;
+pub mod limit;
 pub mod metrics;
+pub mod node_condition;
 pub mod report;
 pub mod resolve;
 pub mod run;
 pub mod serve;
 pub mod snapshot;
 pub mod summarise;
+pub mod switch;
 pub mod watch;
 
 #[cfg(test)]

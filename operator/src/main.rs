@@ -24,6 +24,10 @@ struct Args {
     /// Where /healthz, /readyz and /metrics are answered.
     #[arg(long, env = "HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
     health_address: SocketAddr,
+    /// Whether each Linux node gets the condition tcpclose.dev/Tuned, for people who keep work away from nodes that are not
+    /// tuned yet. Needs the right to patch the status of nodes.
+    #[arg(long, env = "NODE_CONDITION")]
+    node_condition: bool,
     /// How it logs. RUST_LOG selects what; absent: info.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -81,14 +85,14 @@ fn start(args: Args) -> Result<(), Error> {
 }
 
 async fn work(args: Args) -> Result<(), Error> {
-    let Args { namespace, identity, health_address, log_format: _ } = args;
+    let Args { namespace, identity, health_address, node_condition, log_format: _ } = args;
     let stop = stop_on_signal().map_err(Error::Signals)?;
     let config = kube::Config::infer().await.map_err(|error| Error::Configure(Box::new(error)))?;
     let client = crds::client::client(&config).map_err(|error| Error::Client(Box::new(error)))?;
     let listener =
         TcpListener::bind(health_address).await.map_err(|error| Error::Listen(error, health_address))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace, identity, %health_address, "starts");
-    Box::pin(run::run(client, listener, Settings { namespace, identity }, stop)).await;
+    Box::pin(run::run(client, listener, Settings { namespace, identity, node_condition }, stop)).await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -16,6 +16,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::switch::Switch;
+
 /// What every name begins with.
 const PREFIX: &str = "tcpclose";
 /// 1 ms to 4 s.
@@ -71,19 +73,25 @@ pub struct Metrics {
     writes: Family<[(&'static str, &'static str); 2], Counter>,
     turns: Turns,
     leader: Gauge,
+    switch: Family<[(&'static str, &'static str); 1], Gauge>,
     own: Arc<Registry>,
     fleet: Arc<Mutex<Registry>>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let (writes, leader) = (Family::default(), Gauge::default());
+        let (writes, leader, switch) = (Family::default(), Gauge::default(), Family::default());
         let turns = Turns::new_with_constructor(|| Histogram::new(BUCKETS));
         let mut own = Registry::with_prefix(PREFIX);
         own.register(
             "operator_leader",
             "1 where this operator leads and shows the fleet, 0 where it stands by",
             leader.clone(),
+        );
+        own.register(
+            "operator_switch",
+            "1 for what ConfigMap tcpclose-control says, 0 for the rest",
+            switch.clone(),
         );
         own.register(
             "operator_api_writes",
@@ -96,7 +104,7 @@ impl Default for Metrics {
             Unit::Seconds,
             turns.clone(),
         );
-        Self { writes, turns, leader, own: Arc::new(own), fleet: Arc::default() }
+        Self { writes, turns, leader, switch, own: Arc::new(own), fleet: Arc::default() }
     }
 }
 
@@ -104,6 +112,13 @@ impl Metrics {
     /// Counts a write.
     pub fn note_write(&self, kind: Kind, fate: Fate) {
         self.writes.get_or_create(&[("kind", kind.label()), ("result", fate.label())]).inc();
+    }
+
+    /// Shows what the switch says.
+    pub fn note_switch(&self, switch: &Switch) {
+        for label in Switch::LABELS {
+            self.switch.get_or_create(&[("state", label)]).set((label == switch.label()).into());
+        }
     }
 
     /// Notes how long a turn of the loop that writes this kind computed.

@@ -188,7 +188,7 @@ fn entry(
 }
 
 /// What becomes of a key that no tuning orders any longer.
-fn wind_down(
+pub(crate) fn wind_down(
     last: &SysctlEntry,
     prior: Option<&TcpCloseNode>,
     observers: &[(&Tuning, &TcpCloseTuningSpec)],

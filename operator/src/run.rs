@@ -11,7 +11,9 @@ use crate::assign::{self, Sent};
 use crate::event::Events;
 use crate::history::History;
 use crate::lead::{Candidate, Leadership};
+use crate::limit::{HeldBack, Limiter, confirm};
 use crate::metrics::{self, Kind, Metrics};
+use crate::node_condition::NodeConditions;
 use crate::report::Reporter;
 use crate::resolve::resolve;
 use crate::serve::{Health, serve};
@@ -33,15 +35,18 @@ pub struct Settings {
     pub namespace: String,
     /// Its name among its replicas.
     pub identity: String,
+    /// Whether it says on each Node that it has been tuned.
+    pub node_condition: bool,
 }
 
 /// Works until `stop` turns true.
 pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop: watch::Receiver<bool>) {
     let (health, metrics) = (Health::default(), Metrics::default());
-    let (caches, watching) = Caches::start(&client);
+    let (caches, watching) = Caches::start(&client, &settings.namespace);
     let (candidate, leadership) = Candidate::new(&client, &settings.namespace, &settings.identity);
     let mut stopping = stop.clone();
     let (events, telling) = Events::start(client.clone(), &settings.identity);
+    let (holding, held) = watch::channel(HeldBack::default());
     let orders = order(
         client.clone(),
         events.clone(),
@@ -49,9 +54,19 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
         leadership.clone(),
         health.clone(),
         metrics.clone(),
+        holding,
     );
+    let conditions = settings.node_condition.then(|| NodeConditions::new(client.clone()));
     let reporter = Reporter::new(client, events, metrics.clone());
-    let statuses = status(reporter, caches.clone(), leadership.clone(), health.clone(), metrics.clone());
+    let statuses = status(
+        reporter,
+        conditions,
+        caches.clone(),
+        leadership.clone(),
+        health.clone(),
+        metrics.clone(),
+        held,
+    );
     let serving = serve(listener, health.clone(), metrics, leadership, stop.clone());
     let listed = async {
         caches.listed().await;
@@ -82,8 +97,10 @@ async fn order(
     leadership: Leadership,
     health: Health,
     metrics: Metrics,
+    holding: watch::Sender<HeldBack>,
 ) {
     let mut sent = Sent::default();
+    let mut limiter = Limiter::default();
     let mut pace = Pace::new(&caches, &leadership, ORDER_AFTER);
     loop {
         pace.next(&health).await;
@@ -92,10 +109,15 @@ async fn order(
         }
         let started = Instant::now();
         let snapshot = caches.snapshot();
-        let resolution = resolve(&snapshot);
-        let writes = sent.without_sent(assign::plan(&snapshot, &resolution), started);
-        pace.worked(started.elapsed());
-        metrics.note_turn(Kind::Order, started.elapsed());
+        let now = Now { wall: Timestamp::now(), clock: started };
+        let allowed = confirm::limit(&mut limiter, &client, &snapshot, resolve, now).await;
+        pace.wake = allowed.wake;
+        events.tell_of_undoing(allowed.news);
+        holding.send_replace(allowed.held);
+        let writes = sent.without_sent(assign::plan(&snapshot, &allowed.resolution), started);
+        let computed = started.elapsed().saturating_sub(allowed.looked);
+        pace.worked(computed);
+        metrics.note_turn(Kind::Order, computed);
         let taken = assign::carry_out(&client, writes, &leadership, &health, &metrics).await;
         events.tell_of_writes(&taken);
         for write in taken {
@@ -107,10 +129,12 @@ async fn order(
 /// Turns changes into statuses.
 async fn status(
     mut reporter: Reporter,
+    mut conditions: Option<NodeConditions>,
     caches: Caches,
     leadership: Leadership,
     health: Health,
     metrics: Metrics,
+    held: watch::Receiver<HeldBack>,
 ) {
     let mut history = History::default();
     let mut pace = Pace::new(&caches, &leadership, STATUS_AFTER);
@@ -121,6 +145,7 @@ async fn status(
         }
         let now = Now { wall: Timestamp::now(), clock: Instant::now() };
         let snapshot = caches.snapshot();
+        metrics.note_switch(&snapshot.switch);
         // A standby listens too: it must not think, when it takes over, that everybody has just been heard.
         history.note_reports(&snapshot, now.clock);
         if caches.was_interrupted() {
@@ -129,6 +154,7 @@ async fn status(
         if !leadership.may_write() {
             continue;
         }
+        history.note_held_back(held.borrow().clone());
         let resolution = resolve(&snapshot);
         let alive = snapshot.tunings.iter().filter(|tuning| !tuning.deleting);
         let statuses: Vec<_> = alive
@@ -148,6 +174,9 @@ async fn status(
             health.beat();
         }
         reporter.forget(&snapshot);
+        if let Some(conditions) = &mut conditions {
+            conditions.write(&snapshot, &resolution, now, &leadership).await;
+        }
     }
 }
 
@@ -157,11 +186,19 @@ struct Pace {
     leadership: Leadership,
     after: Duration,
     rest: Duration,
+    /// When something is due that no change announces.
+    wake: Option<Duration>,
 }
 
 impl Pace {
     fn new(caches: &Caches, leadership: &Leadership, after: Duration) -> Self {
-        Self { changes: caches.changes(), leadership: leadership.clone(), after, rest: Duration::ZERO }
+        Self {
+            changes: caches.changes(),
+            leadership: leadership.clone(),
+            after,
+            rest: Duration::ZERO,
+            wake: None,
+        }
     }
 
     /// Waits for a change, or a tick. What changes from here on is for the next turn.
@@ -169,7 +206,7 @@ impl Pace {
         tokio::select! {
             _ = self.changes.changed() => tokio::time::sleep(self.after.max(self.rest)).await,
             () = self.leadership.changed() => {}
-            () = tokio::time::sleep(TICK) => {}
+            () = tokio::time::sleep(self.wake.map_or(TICK, |wake| wake.min(TICK))) => {}
         }
         self.changes.mark_unchanged();
         health.beat();

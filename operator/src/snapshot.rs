@@ -11,8 +11,13 @@ use kube::core::DeserializeGuard;
 use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 
+use crate::node_condition;
+use crate::switch::Switch;
+
 /// The label that every Linux node carries.
 const OS_LABEL: &str = "kubernetes.io/os";
+/// The label by which a person keeps a node's order as it is.
+pub const HOLD_LABEL: &str = "tcpclose.dev/hold";
 
 /// A Node, less everything that tuning does not look at: a real one has 10 to 20 KB.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
@@ -42,6 +47,9 @@ pub struct NodeCondition {
     /// `True`
     #[serde(default)]
     pub status: String,
+    /// `KubeletReady`
+    #[serde(default)]
+    pub reason: String,
 }
 
 impl Node {
@@ -52,10 +60,18 @@ impl Node {
 
     /// Whether its kubelet says that it works.
     pub fn is_ready(&self) -> bool {
-        self.status
-            .conditions
-            .iter()
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        self.condition("Ready").is_some_and(|ready| ready.status == "True")
+    }
+
+    /// Its condition of this type.
+    pub fn condition(&self, type_: &str) -> Option<&NodeCondition> {
+        self.status.conditions.iter().find(|condition| condition.type_ == type_)
+    }
+
+    /// Whether a person has labelled it to keep its order as it is. Only the value `false` means no: who sets such a label
+    /// means it.
+    pub fn is_held(&self) -> bool {
+        self.labels().get(HOLD_LABEL).is_some_and(|value| value != "false")
     }
 
     /// Its uid; empty for a Node that no API server has seen.
@@ -68,7 +84,9 @@ impl Node {
         self.metadata.managed_fields = None;
         self.metadata.annotations = None;
         self.metadata.owner_references = None;
-        self.status.conditions.retain(|condition| condition.type_ == "Ready");
+        self.status
+            .conditions
+            .retain(|condition| ["Ready", node_condition::TYPE].contains(&&*condition.type_));
     }
 }
 
@@ -147,6 +165,8 @@ pub struct Snapshot {
     pub tunings: Vec<Tuning>,
     /// Orders and reports by node name.
     pub orders: BTreeMap<String, Arc<OrderObject>>,
+    /// What the switch says.
+    pub switch: Switch,
 }
 
 impl Snapshot {

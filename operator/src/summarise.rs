@@ -16,6 +16,7 @@ use crds::{TcpCloseTuningSpec, TcpCloseTuningStatus};
 use jiff::Timestamp;
 
 use crate::history::History;
+use crate::limit::Why;
 use crate::resolve::{Resolution, is_order};
 use crate::snapshot::{Snapshot, Tuning};
 use class::{Class, Finding};
@@ -96,7 +97,7 @@ fn restoring<'a>(
     tuning: &Tuning,
     snapshot: &'a Snapshot,
     resolution: &'a Resolution,
-    history: &History,
+    history: &'a History,
     now: Instant,
 ) -> Vec<Restoring<'a>> {
     let of_tuning = resolution.orders.iter().filter(|(_, order)| {
@@ -105,8 +106,10 @@ fn restoring<'a>(
     of_tuning
         .filter_map(|(name, _)| {
             let node = snapshot.nodes.get(name).filter(|node| !tuning.matches(node))?;
-            let reachable = class::is_heard(node, snapshot, history, now);
-            Some(Restoring { node: name, reachable })
+            let why = history.held_back(name);
+            // A person who holds a node does not wait for it.
+            let reachable = class::is_heard(node, snapshot, history, now) && why != Some(&Why::Label);
+            Some(Restoring { node: name, reachable, why })
         })
         .collect()
 }
@@ -123,11 +126,12 @@ fn counts(scene: &Scene<'_>) -> NodeCounts {
         pending: of(Class::Pending),
         refused: of(Class::Refused),
         failed: count(findings.iter().filter(|finding| finding.class.is_failed()).count()),
-        stale: of(Class::Stale),
+        stale: of(Class::Stale) + of(Class::Held),
         unsupported: with(|finding| !finding.unsupported.is_empty()),
         overridden: with(|finding| !finding.lost.is_empty()),
         drifted: with(|finding| !finding.drifted.is_empty()),
         restoring: count(scene.restoring.len()),
+        held: with(|finding| finding.held),
     }
 }
 
@@ -136,7 +140,7 @@ fn count(many: usize) -> u32 {
 }
 
 /// The first names and how many more: `node-1, node-2, node-3 and 4 more`.
-fn some<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn some<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<_> = names.into_iter().collect();
     let first = names.iter().take(NAMES_MAX).copied().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(NAMES_MAX) {
@@ -149,12 +153,12 @@ fn some<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 const NAMES_MAX: usize = 3;
 
 /// `1 node`, `5 nodes`.
-fn nodes(many: usize) -> String {
+pub(crate) fn nodes(many: usize) -> String {
     if many == 1 { "1 node".into() } else { format!("{many} nodes") }
 }
 
 /// At most this many characters; what was cut off is shown as `…`.
-fn clip(text: &str, max: usize) -> String {
+pub(crate) fn clip(text: &str, max: usize) -> String {
     if text.chars().count() <= max {
         return text.into();
     }

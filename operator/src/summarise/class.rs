@@ -10,7 +10,7 @@ use tcp_close::Sysctl;
 
 use crate::history::History;
 use crate::resolve::{Claim, NodeOrder, Resolution, Standing, is_acknowledged};
-use crate::snapshot::{Node, Snapshot, Tuning};
+use crate::snapshot::{HOLD_LABEL, Node, Snapshot, Tuning};
 
 /// An agent that misses this many reports is silent.
 const SILENT_AFTER: u32 = 3;
@@ -37,6 +37,8 @@ pub enum Class {
     AgentMissing,
     /// It is not Ready, or its agent is silent.
     Stale,
+    /// A person has labelled it to keep its order, which is not what the tuning wants there now.
+    Held,
 }
 
 impl Class {
@@ -44,7 +46,7 @@ impl Class {
     pub fn is_failed(self) -> bool {
         match self {
             Self::Drifted | Self::Contended | Self::WriteFailed | Self::AgentMissing => true,
-            Self::Updated | Self::Pending | Self::Refused | Self::Stale => false,
+            Self::Updated | Self::Pending | Self::Refused | Self::Stale | Self::Held => false,
         }
     }
 }
@@ -60,6 +62,8 @@ pub struct Finding<'a> {
     pub message: String,
     /// Whether its agent has been heard lately.
     pub heard: bool,
+    /// Whether a person has labelled it to keep its order.
+    pub held: bool,
     /// Sysctls of the tuning that the node lacks, and why.
     pub unsupported: Vec<&'a SysctlStatus>,
     /// Sysctls that another tuning orders.
@@ -91,7 +95,7 @@ pub fn find<'a>(
     let matched = snapshot.nodes.iter().filter(|(_, node)| tuning.matches(node));
     matched
         .map(|(name, node)| {
-            let mut finding = Finding::new(name);
+            let mut finding = Finding { held: node.is_held(), ..Finding::new(name) };
             let order = snapshot.order_of(node);
             let wanted = resolution.orders.get(name);
             if let Some(wanted) = wanted {
@@ -194,6 +198,7 @@ impl<'a> Finding<'a> {
             class: Class::Pending,
             message: "its order is being written".into(),
             heard: false,
+            held: false,
             unsupported: Vec::new(),
             lost: Vec::new(),
             won: Vec::new(),
@@ -219,7 +224,7 @@ impl<'a> Finding<'a> {
         let current = view.is_current();
         for entry in view.entries(&self.won) {
             let judged = if !view.is_ordered(entry) {
-                (Class::Pending, "its order is being written".into())
+                self.judge_unwritten(view)
             } else if !current {
                 (Class::Pending, "its agent has not acknowledged the order yet".into())
             } else {
@@ -234,6 +239,15 @@ impl<'a> Finding<'a> {
             // What is held back has no rule of its own: the reason is the key that has.
             let forbidden = self.refused.iter().find(|row| row.rule.is_some());
             self.message = forbidden.map_or_else(|| std::mem::take(&mut self.message), |row| said(row));
+        }
+    }
+
+    /// An order that is wanted and not stored.
+    fn judge_unwritten(&self, view: &View<'a, '_>) -> (Class, String) {
+        match view.history.held_back(self.node) {
+            _ if self.held => (Class::Held, format!("its label {HOLD_LABEL} keeps its order as it is")),
+            Some(why) => (Class::Pending, format!("its order waits {why}")),
+            None => (Class::Pending, "its order is being written".into()),
         }
     }
 
@@ -336,7 +350,7 @@ impl<'a> Finding<'a> {
 fn severity(class: Class) -> u8 {
     match class {
         Class::Updated => 0,
-        Class::Stale => 1,
+        Class::Stale | Class::Held => 1,
         Class::Pending => 2,
         Class::Refused => 3,
         Class::Drifted => 4,

@@ -4,6 +4,7 @@ use crate::fixtures::{Cluster, in_state, selector, tuning};
 use crate::snapshot::Tuning;
 
 mod drift;
+mod held;
 mod lists;
 mod rules;
 
