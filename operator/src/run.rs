@@ -105,6 +105,8 @@ async fn order(
     loop {
         pace.next(&health).await;
         if !health.is_ready() || !leadership.may_write() {
+            // What waits, waits anew when it leads again.
+            limiter = Limiter::default();
             continue;
         }
         let started = Instant::now();
