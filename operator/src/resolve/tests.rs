@@ -42,9 +42,9 @@ fn the_order_in_which_tunings_are_listed_decides_nothing() {
         ]
     };
     let first = one_node(tunings()).order("n1");
-    for turned in 1..5 {
+    for shift in 1..5 {
         let mut tunings = tunings();
-        tunings.rotate_left(turned);
+        tunings.rotate_left(shift);
         assert_eq!(one_node(tunings).order("n1"), first);
     }
     assert_eq!(one_node(tunings()).spoken("n1"), ["tcp_fin_timeout Set 20 by b"]);

@@ -22,10 +22,10 @@ fn hold(cluster: &mut Cluster, node: &str) {
 
 /// A turn of the order loop.
 fn turn(cluster: &mut Cluster, limiter: &mut Limiter) {
-    let limited = limiter.limit(&cluster.snapshot, cluster.resolve(), cluster.now);
-    cluster.write(&limited.resolution);
+    let allowed = limiter.limit(&cluster.snapshot, cluster.resolve(), cluster.now);
+    cluster.write(&allowed.resolution);
     cluster.agents_apply();
-    cluster.history.note_held_back(limited.held);
+    cluster.history.note_held_back(allowed.held);
 }
 
 #[test]
