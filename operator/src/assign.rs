@@ -4,7 +4,7 @@
 //! A write names the version of the object that it was planned from. If somebody was faster, or the cache was old, the API
 //! server answers 409; that is no error, because the event that made us late leads to a new plan.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crds::node::{EntryAction, SysctlEntry};
@@ -202,23 +202,48 @@ fn keeps_our_value(stored: &TcpCloseNode, entry: &SysctlEntry) -> bool {
     }
 }
 
-/// Writes that the API server has taken and the cache may not show yet: they are not sent twice.
+/// Writes that the API server has taken, or may have taken, and the cache may not show yet.
 #[derive(Default)]
-pub struct Sent(HashMap<String, (Write, Instant)>);
+pub struct Sent {
+    taken: HashMap<String, (Write, Instant)>,
+    /// By node: the version that a patch was planned from.
+    tried: HashMap<String, (String, Instant)>,
+}
 
 impl Sent {
     /// Those that have not just been sent.
     pub fn without_sent(&mut self, writes: Vec<Write>, now: Instant) -> Vec<Write> {
-        self.0.retain(|_, (_, at)| now.duration_since(*at) < SENT_FOR);
+        self.taken.retain(|_, (_, at)| now.duration_since(*at) < SENT_FOR);
         writes
             .into_iter()
-            .filter(|write| self.0.get(write.node()).is_none_or(|(sent, _)| sent != write))
+            .filter(|write| self.taken.get(write.node()).is_none_or(|(sent, _)| sent != write))
             .collect()
+    }
+
+    /// Nodes whose order was patched a moment ago, and of which the snapshot still shows the one before.
+    pub fn unseen(&mut self, snapshot: &Snapshot, now: Instant) -> BTreeSet<String> {
+        self.tried.retain(|name, (version, at)| {
+            let shown = snapshot.orders.get(name).and_then(|order| order.meta().resource_version.as_ref());
+            shown == Some(version) && now.duration_since(*at) < SENT_FOR
+        });
+        self.tried.keys().cloned().collect()
+    }
+
+    /// Remembers what is about to be sent: of a request without an answer nobody knows what became of it.
+    pub fn note_tried(&mut self, writes: &[Write], now: Instant) {
+        let patches = writes.iter().filter_map(|write| match write {
+            Write::Patch { name, patch, .. } => {
+                let version = patch["metadata"]["resourceVersion"].as_str()?;
+                Some((name.clone(), (version.into(), now)))
+            }
+            Write::Create { .. } | Write::Delete { .. } => None,
+        });
+        self.tried.extend(patches);
     }
 
     /// Remembers one that was taken.
     pub fn note(&mut self, write: Write, now: Instant) {
-        self.0.insert(write.node().into(), (write, now));
+        self.taken.insert(write.node().into(), (write, now));
     }
 }
 

@@ -23,7 +23,7 @@ pub use held::{HeldBack, Why};
 use undone::{Undone, Weight, undone};
 
 use crate::event::Transition;
-use crate::resolve::{Resolution, is_acknowledged, is_order, wind_down};
+use crate::resolve::{Resolution, is_acknowledged, is_order, release};
 use crate::snapshot::Snapshot;
 use crate::summarise::Now;
 use crate::switch::Switch;
@@ -242,8 +242,7 @@ impl Limited {
     fn release(&mut self, snapshot: &Snapshot) {
         for (name, order) in &mut self.resolution.orders {
             let stored = snapshot.nodes.get(name).and_then(|node| snapshot.order_of(node));
-            let entries = stored.into_iter().flat_map(|stored| &stored.spec.sysctls);
-            order.entries = entries.filter_map(|entry| wind_down(entry, stored, &[])).collect();
+            order.entries = stored.map(release).unwrap_or_default();
         }
     }
 

@@ -41,17 +41,19 @@ pub struct Change {
 /// Whether a node is tuned, why in one word, and in a sentence.
 type Tuned = (bool, &'static str, String);
 
-/// The conditions that have to be written.
-pub fn wanted(snapshot: &Snapshot, resolution: &Resolution) -> Vec<Change> {
-    let linux = snapshot.nodes.values().filter(|node| node.is_linux());
-    let changes = linux.filter_map(|node| {
-        let before = node.condition(TYPE);
-        if before.is_some_and(|before| before.status == "True") {
-            return None;
-        }
-        let tuned = judge(node, snapshot, resolution);
+/// The conditions that have to be written, where this is to be ordered now; that is asked only where a node is not tuned yet.
+pub fn wanted(snapshot: &Snapshot, decide: impl FnOnce() -> Resolution) -> Vec<Change> {
+    let is_tuned = |node: &Node| node.condition(TYPE).is_some_and(|before| before.status == "True");
+    let untuned: Vec<_> = snapshot.nodes.values().filter(|node| node.is_linux() && !is_tuned(node)).collect();
+    if untuned.is_empty() {
+        return Vec::new();
+    }
+    let resolution = decide();
+    let changes = untuned.into_iter().filter_map(|node| {
+        let tuned = judge(node, snapshot, &resolution);
         let same = |before: &NodeCondition| !tuned.0 && before.reason == tuned.1;
-        (!before.is_some_and(same)).then(|| Change { node: node.name_any(), uid: node.uid().into(), tuned })
+        let said = node.condition(TYPE).is_some_and(same);
+        (!said).then(|| Change { node: node.name_any(), uid: node.uid().into(), tuned })
     });
     changes.collect()
 }
@@ -115,14 +117,14 @@ impl NodeConditions {
     pub async fn write(
         &mut self,
         snapshot: &Snapshot,
-        resolution: &Resolution,
+        decide: impl FnOnce() -> Resolution,
         now: Now,
         leadership: &Leadership,
     ) {
         if self.written.is_some_and(|written| now.clock.saturating_duration_since(written) < EVERY) {
             return;
         }
-        let changes = wanted(snapshot, resolution);
+        let changes = wanted(snapshot, decide);
         if changes.is_empty() {
             return;
         }
@@ -173,7 +175,7 @@ mod tests {
     use crate::snapshot::Tuning;
 
     fn said(cluster: &Cluster) -> Vec<String> {
-        let changes = wanted(&cluster.snapshot, &cluster.resolve());
+        let changes = wanted(&cluster.snapshot, || cluster.resolve_now());
         changes
             .iter()
             .map(|change| format!("{} {} {}", change.node, change.tuned.0, change.tuned.1))
@@ -182,7 +184,7 @@ mod tests {
 
     /// What was wanted is written.
     fn write(cluster: &mut Cluster) {
-        for change in wanted(&cluster.snapshot, &cluster.resolve()) {
+        for change in wanted(&cluster.snapshot, || cluster.resolve_now()) {
             let (tuned, reason, _) = change.tuned;
             let status = if tuned { "True" } else { "False" }.into();
             cluster.edit_node(&change.node, |node| {
@@ -198,7 +200,10 @@ mod tests {
 
     #[test]
     fn a_node_that_joins_is_tuned_when_its_agent_has_read_everything_back() {
-        let mut cluster = Cluster::new(&["n1"], vec![tuning("a", 30)]);
+        let mut cluster = Cluster::settled(&["n0"], vec![tuning("a", 30)]);
+        write(&mut cluster);
+        let n1 = crate::fixtures::node("n1");
+        cluster.snapshot.nodes.insert("n1".into(), std::sync::Arc::new(n1));
         assert_eq!(said(&cluster), ["n1 false Pending"]);
         write(&mut cluster);
         assert!(said(&cluster).is_empty(), "written on change only");

@@ -1,9 +1,10 @@
 //! The two loops. One turns what changed into orders, at once; the other turns it into statuses, a moment later.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kube::Client;
+use kube::{Client, ResourceExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -15,9 +16,11 @@ use crate::limit::{HeldBack, Limiter, confirm};
 use crate::metrics::{self, Kind, Metrics};
 use crate::node_condition::NodeConditions;
 use crate::report::Reporter;
-use crate::resolve::resolve;
+use crate::resolve::{Contents, Resolution, resolve};
+use crate::rollout::place;
 use crate::serve::{Health, serve};
-use crate::summarise::{Now, fleet::fleet, summarise};
+use crate::snapshot::{Node, Snapshot};
+use crate::summarise::{Now, class, fleet::fleet, summarise};
 use crate::watch::Caches;
 
 /// Every loop turns at least this often: silence has to be noticed, and what failed is tried again.
@@ -47,26 +50,17 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
     let mut stopping = stop.clone();
     let (events, telling) = Events::start(client.clone(), &settings.identity);
     let (holding, held) = watch::channel(HeldBack::default());
-    let orders = order(
-        client.clone(),
-        events.clone(),
-        caches.clone(),
-        leadership.clone(),
-        health.clone(),
-        metrics.clone(),
-        holding,
-    );
+    let (silence, silent) = watch::channel(BTreeSet::new());
+    let cluster = Cluster {
+        caches: caches.clone(),
+        leadership: leadership.clone(),
+        health: health.clone(),
+        metrics: metrics.clone(),
+    };
+    let orders = order(client.clone(), events.clone(), cluster.clone(), silent, holding);
     let conditions = settings.node_condition.then(|| NodeConditions::new(client.clone()));
     let reporter = Reporter::new(client, events, metrics.clone());
-    let statuses = status(
-        reporter,
-        conditions,
-        caches.clone(),
-        leadership.clone(),
-        health.clone(),
-        metrics.clone(),
-        held,
-    );
+    let statuses = status(reporter, conditions, cluster, silence, held);
     let serving = serve(listener, health.clone(), metrics, leadership, stop.clone());
     let listed = async {
         caches.listed().await;
@@ -89,21 +83,32 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
     }
 }
 
-/// Turns changes into orders.
-async fn order(
-    client: Client,
-    events: Events,
+/// What both loops look at, and ask before they write.
+#[derive(Clone)]
+struct Cluster {
     caches: Caches,
     leadership: Leadership,
     health: Health,
     metrics: Metrics,
+}
+
+/// Turns changes into orders. Hears which agents are silent, and says what it holds back.
+async fn order(
+    client: Client,
+    events: Events,
+    cluster: Cluster,
+    mut silent: watch::Receiver<BTreeSet<String>>,
     holding: watch::Sender<HeldBack>,
 ) {
+    let Cluster { caches, leadership, health, metrics } = cluster;
     let mut sent = Sent::default();
     let mut limiter = Limiter::default();
     let mut pace = Pace::new(&caches, &leadership, ORDER_AFTER);
     loop {
-        pace.next(&health).await;
+        tokio::select! {
+            () = pace.next(&health) => {}
+            _ = silent.changed() => {}
+        }
         if !health.is_ready() || !leadership.may_write() {
             // What waits, waits anew when it leads again.
             limiter = Limiter::default();
@@ -112,7 +117,9 @@ async fn order(
         let started = Instant::now();
         let snapshot = caches.snapshot();
         let now = Now { wall: Timestamp::now(), clock: started };
-        let allowed = confirm::limit(&mut limiter, &client, &snapshot, resolve, now).await;
+        let unseen = sent.unseen(&snapshot, started);
+        let decide = |snapshot: &Snapshot| resolve_now(snapshot, &silent.borrow(), &unseen);
+        let allowed = confirm::limit(&mut limiter, &client, &snapshot, decide, now).await;
         pace.wake = allowed.wake;
         events.tell_of_undoing(allowed.news);
         holding.send_replace(allowed.held);
@@ -120,6 +127,7 @@ async fn order(
         let computed = started.elapsed().saturating_sub(allowed.looked);
         pace.worked(computed);
         metrics.note_turn(Kind::Order, computed);
+        sent.note_tried(&writes, Instant::now());
         let taken = assign::carry_out(&client, writes, &leadership, &health, &metrics).await;
         events.tell_of_writes(&taken);
         for write in taken {
@@ -128,16 +136,23 @@ async fn order(
     }
 }
 
-/// Turns changes into statuses.
+/// What is to be ordered now: what the specs want, as far as their rollouts have come.
+pub fn resolve_now(snapshot: &Snapshot, silent: &BTreeSet<String>, unseen: &BTreeSet<String>) -> Resolution {
+    let wants = resolve(snapshot, &Contents::as_specified());
+    let is_reachable = |node: &Node| snapshot.is_reporting(node) && !silent.contains(&node.name_any());
+    let contents = place(snapshot, &wants, &is_reachable, unseen);
+    if contents.are_as_specified() { wants } else { resolve(snapshot, &contents) }
+}
+
+/// Turns changes into statuses. Says which agents are silent, and hears what is held back.
 async fn status(
     mut reporter: Reporter,
     mut conditions: Option<NodeConditions>,
-    caches: Caches,
-    leadership: Leadership,
-    health: Health,
-    metrics: Metrics,
+    cluster: Cluster,
+    silence: watch::Sender<BTreeSet<String>>,
     held: watch::Receiver<HeldBack>,
 ) {
+    let Cluster { caches, leadership, health, metrics } = cluster;
     let mut history = History::default();
     let mut pace = Pace::new(&caches, &leadership, STATUS_AFTER);
     loop {
@@ -153,11 +168,13 @@ async fn status(
         if caches.was_interrupted() {
             history.forgive(now.clock);
         }
+        let silent = class::silent(&snapshot, &history, now.clock);
+        silence.send_if_modified(|before| std::mem::replace(before, silent.clone()) != silent);
         if !leadership.may_write() {
             continue;
         }
         history.note_held_back(held.borrow().clone());
-        let resolution = resolve(&snapshot);
+        let resolution = resolve(&snapshot, &Contents::as_specified());
         let alive = snapshot.tunings.iter().filter(|tuning| !tuning.deleting);
         let statuses: Vec<_> = alive
             .map(|tuning| {
@@ -177,7 +194,8 @@ async fn status(
         }
         reporter.forget(&snapshot);
         if let Some(conditions) = &mut conditions {
-            conditions.write(&snapshot, &resolution, now, &leadership).await;
+            let decide = || resolve_now(&snapshot, &silent, &BTreeSet::new());
+            conditions.write(&snapshot, decide, now, &leadership).await;
         }
     }
 }

@@ -66,7 +66,8 @@ async fn look(client: &Client, snapshot: &Snapshot, nodes: &[String]) -> Result<
     let looking = async {
         let tunings = tunings(client).await.map_err(Error::Tunings)?;
         let metadata = metadata(client, nodes).await.map_err(Error::Nodes)?;
-        Ok(Snapshot { nodes: with_metadata(snapshot, metadata), tunings, ..snapshot.clone() })
+        let asked = |name: &String| nodes.len() > FEW || nodes.contains(name);
+        Ok(Snapshot { nodes: with_metadata(snapshot, asked, metadata), tunings, ..snapshot.clone() })
     };
     tokio::time::timeout(TIMEOUT, looking).await.unwrap_or(Err(Error::Timeout))
 }
@@ -113,14 +114,20 @@ async fn metadata(client: &Client, nodes: &[String]) -> kube::Result<Vec<ObjectM
     }
 }
 
-/// The nodes that were found, with what else is known of them.
-fn with_metadata(snapshot: &Snapshot, found: Vec<ObjectMeta>) -> BTreeMap<String, Arc<Node>> {
-    let fresh = found.into_iter().filter_map(|metadata| {
+/// The nodes, with what was found of those that were asked for. One that was not found is gone.
+fn with_metadata(
+    snapshot: &Snapshot,
+    asked: impl Fn(&String) -> bool,
+    found: Vec<ObjectMeta>,
+) -> BTreeMap<String, Arc<Node>> {
+    let others = snapshot.nodes.iter();
+    let mut nodes: BTreeMap<_, _> =
+        others.filter(|(name, _)| !asked(name)).map(|(name, node)| (name.clone(), node.clone())).collect();
+    nodes.extend(found.into_iter().filter_map(|metadata| {
         let name = metadata.name.clone()?;
-        let known = snapshot.nodes.get(&name)?;
-        let mut node = Node { metadata, ..(**known).clone() };
+        let mut node = Node { metadata, ..(**snapshot.nodes.get(&name)?).clone() };
         node.strip();
         Some((name, Arc::new(node)))
-    });
-    fresh.collect()
+    }));
+    nodes
 }

@@ -280,6 +280,27 @@ fn a_rename_goes_over_after_the_grace_however_many_nodes_there_are() {
 }
 
 #[test]
+fn a_rename_under_a_rollout_restores_nothing() {
+    let mut scene = Scene::settled(12, vec![tuning("old", 30)]);
+    scene.cluster.delete_tuning("old");
+    scene.cluster.snapshot.tunings.push(tuning("new", 30));
+    for _ in 0..60 {
+        let wanted = scene.cluster.resolve_now();
+        let first = scene.limiter.limit(&scene.cluster.snapshot, wanted.clone(), scene.cluster.now);
+        let (snapshot, now) = (&scene.cluster.snapshot, scene.cluster.now);
+        scene.limiter.confirm(snapshot, &wanted, &first.doubtful, now.clock);
+        let limited = scene.limiter.limit(snapshot, wanted, now);
+        scene.cluster.write(&limited.resolution);
+        scene.cluster.agents_apply();
+        scene.cluster.statuses();
+        assert_eq!(scene.taken_back(), 0);
+        scene.pass(5);
+    }
+    let handed_over = |n| scene.stored(&format!("n{n:03}")) == ["tcp_fin_timeout Set 30 by new"];
+    assert!((0..12).all(handed_over), "after its rollout");
+}
+
+#[test]
 fn a_fifth_of_a_large_cluster_is_not_many() {
     for (matched, wait) in [(20, GRACE), (21, GUARD)] {
         let mut scene = Scene::settled(100, vec![web()]);

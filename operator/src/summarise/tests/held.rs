@@ -22,7 +22,7 @@ fn hold(cluster: &mut Cluster, node: &str) {
 
 /// A turn of the order loop.
 fn turn(cluster: &mut Cluster, limiter: &mut Limiter) {
-    let allowed = limiter.limit(&cluster.snapshot, cluster.resolve(), cluster.now);
+    let allowed = limiter.limit(&cluster.snapshot, cluster.resolve_now(), cluster.now);
     cluster.write(&allowed.resolution);
     cluster.agents_apply();
     cluster.history.note_held_back(allowed.held);
