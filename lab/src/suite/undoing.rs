@@ -255,8 +255,13 @@ fn many(suite: &Suite) -> Outcome {
     outcome
 }
 
+/// Many nodes, which need not wait for a soak.
+fn at_once(label: &str) -> String {
+    labelled(label, 30) + "\n  rollout: {soakSeconds: 0}"
+}
+
 fn guarded(suite: &Suite, node: &Node) -> Outcome {
-    suite.tune("web", &labelled("pool: many", 30))?;
+    suite.tune("web", &at_once("pool: many"))?;
     poll_until("every node has its order", SOON, || {
         let nodes = suite.get("tcpclosenodes", "")?;
         let items = nodes["items"].as_array().cloned().unwrap_or_default();
@@ -266,7 +271,7 @@ fn guarded(suite: &Suite, node: &Node) -> Outcome {
     suite.wait_for_value(&node.name, FIN_TIMEOUT, "30")?;
     let before = (writes(suite, node)?, generation(suite, node)?);
     // A typing error, and its correction.
-    suite.tune("web", &labelled("pool: mnay", 30))?;
+    suite.tune("web", &at_once("pool: mnay"))?;
     poll_until("an event says so", SOON, || {
         let events = suite.get("events", "")?;
         let told = |event: &Value| {
@@ -277,13 +282,13 @@ fn guarded(suite: &Suite, node: &Node) -> Outcome {
         Ok(Seen::when(items.iter().any(told), || format!("{} events", items.len())))
     })?;
     std::thread::sleep(GRACE + WATCHED);
-    suite.tune("web", &labelled("pool: many", 30))?;
+    suite.tune("web", &at_once("pool: many"))?;
     suite.wait_for_condition("web", "Reconciling", ("False", "Settled"), SOON)?;
     let after = (writes(suite, node)?, generation(suite, node)?);
     ensure(before == after, || format!("kernel writes and orders: {before:?} -> {after:?}"))?;
     // Meant this time.
     let left = Instant::now();
-    suite.tune("web", &labelled("pool: mnay", 30))?;
+    suite.tune("web", &at_once("pool: mnay"))?;
     took("restored", stays_until(node, "30", "60", left)?, GUARD)
 }
 
@@ -334,7 +339,6 @@ fn conditions(suite: &Suite) -> Outcome {
         let ready = condition(&object, "Ready").cloned().unwrap_or_default();
         ensure(ready["reason"] == "KubeletReady", || ready.to_string())?;
     }
-    suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5"]))?;
     wait_for_node(suite, "fake-0", ("False", "Pending"))
 }
 
