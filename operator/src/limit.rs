@@ -25,7 +25,7 @@ use undone::{Undone, Weight, undone};
 use crate::event::Transition;
 use crate::resolve::{Resolution, is_acknowledged, is_order, release};
 use crate::snapshot::Snapshot;
-use crate::summarise::Now;
+use crate::summarise::{self, Now};
 use crate::switch::Switch;
 
 /// What is taken back within this time costs nothing, not one write.
@@ -171,7 +171,8 @@ impl Limiter {
         }
         let many = nodes.values().flatten().collect::<BTreeSet<_>>().len();
         let rest = (last? + GUARD).saturating_duration_since(now.clock);
-        let why = Why::Many { nodes: many, of: all, until: now.wall + rest };
+        let until = now.wall.saturating_add(rest).unwrap_or(now.wall);
+        let why = Why::Many { nodes: many, of: all, until };
         (many > FEW.max(all / 5)).then_some(Guard { nodes, why })
     }
 
@@ -213,11 +214,11 @@ impl Limiter {
 
 impl Guard {
     fn tell(&self, nodes: &BTreeSet<String>) -> Transition {
-        let names = crate::summarise::some(nodes.iter().map(String::as_str));
         let message = format!(
-            "its values are no longer wanted on {} ({names}), which wait {}: put the tuning or the labels back, and nothing \
+            "its values are no longer wanted on {} ({}), which wait {}: put the tuning or the labels back, and nothing \
              happens",
-            crate::summarise::nodes(nodes.len()),
+            summarise::nodes(nodes.len()),
+            summarise::some(nodes.iter().map(String::as_str)),
             self.why,
         );
         Transition { warning: true, reason: "MassUndoing".into(), message }
