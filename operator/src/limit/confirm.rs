@@ -131,3 +131,20 @@ fn with_metadata(
     }));
     nodes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{Cluster, node};
+
+    #[test]
+    fn what_was_asked_for_is_as_it_was_found_and_the_rest_as_it_was_known() {
+        let cluster = Cluster::new(&["n1", "n2", "n3"], vec![]);
+        let mut found = node("n1").metadata;
+        found.labels.get_or_insert_default().insert("name".into(), "fresh".into());
+        let nodes = with_metadata(&cluster.snapshot, |name| name != "n3", vec![found]);
+        assert_eq!(nodes.keys().collect::<Vec<_>>(), ["n1", "n3"], "n2 is gone");
+        assert_eq!(nodes["n1"].metadata.labels.as_ref().unwrap()["name"], "fresh");
+        assert!(nodes["n1"].is_ready(), "what else is known of it stays");
+    }
+}
