@@ -181,8 +181,9 @@ fn contest(sysctl: Sysctl, offers: &[Offer<'_>], frozen: Option<&SysctlEntry>) -
 /// Whether another tuning is to order a key whose tuning has gone, as soon as its rollout comes to this node: until then the
 /// value stays. Else a tuning that was renamed would be restored everywhere, and applied again.
 fn is_awaited(last: &SysctlEntry, sysctl: Sysctl, offers: &[Offer<'_>]) -> bool {
-    let orders = |offer: &Offer<'_>| !offer.rollback && offer.spec.sysctls.get(sysctl).is_some();
-    is_order(last) && offers.iter().any(|offer| offer.tuning.uid != last.tuning.uid && orders(offer))
+    let others = offers.iter().filter(|offer| offer.tuning.uid != last.tuning.uid);
+    let mut coming = others.filter(|offer| !offer.rollback && !offer.tuning.has_failed());
+    is_order(last) && coming.any(|offer| offer.spec.sysctls.get(sysctl).is_some())
 }
 
 /// What becomes of a key that no tuning orders any longer. A revision that failed is put back, whatever its removal policy:

@@ -162,6 +162,11 @@ impl Tuning {
         self.rollout()?.stable.as_ref()
     }
 
+    /// Whether the revision of its spec was rolled out and taken back.
+    pub fn has_failed(&self) -> bool {
+        self.rollout().is_some_and(|rollout| rollout.failed_revision.as_deref() == Some(&self.revision))
+    }
+
     /// Whether it is there and nobody can say what it wants.
     pub fn is_frozen(&self) -> bool {
         self.spec.is_err() && !self.deleting
