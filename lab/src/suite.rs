@@ -16,7 +16,7 @@ use crate::{
     cluster::Cluster,
     error::{Error, Result},
     images::Images,
-    install::install_from_checkout,
+    install::{NAMESPACE, install_from_checkout},
     report::{Seen, minutes, poll_until, say},
     up::{NODES, up},
 };
@@ -63,6 +63,7 @@ mod stored;
 mod storm;
 mod strace;
 mod strangers;
+mod undoing;
 mod uninstall;
 mod whole_run;
 
@@ -88,6 +89,7 @@ const TESTS: &[&[Test]] = &[
     rollout::TESTS,
     crash::TESTS,
     strangers::TESTS,
+    undoing::TESTS,
 ];
 /// What takes long, for `cargo lab test --all`.
 const LONG_TESTS: &[&[Test]] = &[
@@ -115,6 +117,7 @@ const LONG_TESTS: &[&[Test]] = &[
     pods::LONG_TESTS,
     benches::LONG_TESTS,
     fuzz::LONG_TESTS,
+    undoing::LONG_TESTS,
 ];
 
 const FIN_TIMEOUT: &str = Sysctl::FinTimeout.name();
@@ -233,8 +236,17 @@ fn run(suite: &Suite, tests: &[Test], filter: &str) -> Tally {
 }
 
 impl Suite {
-    /// Deletes every tuning, and waits until no node has an order.
+    /// Deletes every tuning, and waits until no node has an order. The switch makes that quick: what is deleted by hand
+    /// waits for some seconds.
     pub fn clear(&self) -> Outcome {
+        // A version without a switch, or none at all, takes its time.
+        let _ = self.switch(Some("Release"));
+        let outcome = self.clear_orders();
+        let _ = self.switch(None);
+        outcome
+    }
+
+    fn clear_orders(&self) -> Outcome {
         self.cluster.kubectl(&["delete", "tcpclosetunings", "--all", "--wait=true"])?;
         poll_until("no node has an order", Duration::from_secs(60), || {
             let nodes = self.get("tcpclosenodes", "")?;
@@ -243,6 +255,14 @@ impl Suite {
             let left = nodes["items"].as_array().and_then(|items| items.iter().find(ordered)).cloned();
             Ok(Seen::when(left.is_none(), || left.unwrap_or_default()["spec"].to_string()))
         })?;
+        Ok(())
+    }
+
+    /// Writes a word into the switch, or takes it away.
+    pub fn switch(&self, word: Option<&str>) -> Outcome {
+        let patch = serde_json::json!({ "data": word.map(|word| serde_json::json!({ "state": word })) });
+        let map = ["patch", "configmap", "tcpclose-control", "--namespace", NAMESPACE];
+        self.cluster.kubectl(&[&map[..], &["--type=merge", "--patch", &patch.to_string()]].concat())?;
         Ok(())
     }
 

@@ -127,7 +127,7 @@ fn plan_node(node: &Node, order: &NodeOrder, interval: u32, snapshot: &Snapshot)
         Some(stored) if stored.spec.node_uid != spec.node_uid => {
             Some(Write::Create { object: Box::new(new_object(node, spec)), instead_of: stored.uid() })
         }
-        Some(stored) if stored.spec == spec => None,
+        Some(stored) if stored.spec == spec || snapshot.switch.freezes() => None,
         Some(stored) => Some(patch(stored, &spec)),
     }
 }

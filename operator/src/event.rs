@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::FIELD_MANAGER;
 use crate::assign::{Removed, Write};
 use crate::lead::Leadership;
+use crate::limit;
 use crate::snapshot::Tuning;
 use crate::summarise::AT_RISK;
 use crate::summarise::condition::Reason;
@@ -25,6 +26,8 @@ use crate::summarise::condition::Reason;
 const NOTE_MAX: usize = 1024;
 /// Events on node objects in one turn: deleting a tuning of a large fleet must not drown everybody else's events.
 const NODES_MAX: usize = 10;
+/// Events in one turn on tunings that are undone.
+const TUNINGS_MAX: usize = 10;
 /// Events that may wait to be told.
 const WAITING_MAX: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,6 +75,7 @@ fn of_ready(before: Option<&Condition>, after: &Condition) -> Option<Transition>
         Reason::Conflict,
         Reason::NoMatchingNodes,
         Reason::Unsupported,
+        Reason::Suspended,
         Reason::OperatorError,
     ];
     let warning = warning.into_iter().any(is);
@@ -197,6 +201,13 @@ impl Events {
     /// Tells of a tuning.
     pub fn tell_of_tuning(&self, tuning: &Tuning, transition: Transition) {
         self.tell(reference::<TcpCloseTuning>(&tuning.name, Some(&tuning.uid)), transition);
+    }
+
+    /// Tells of tunings that are undone on many nodes; they may be gone. The first few.
+    pub fn tell_of_undoing(&self, news: Vec<(limit::Tuning, Transition)>) {
+        for ((name, uid), transition) in news.into_iter().take(TUNINGS_MAX) {
+            self.tell(reference::<TcpCloseTuning>(&name, Some(&uid)), transition);
+        }
     }
 
     /// Tells what writes that were taken mean for their nodes, of the first few.

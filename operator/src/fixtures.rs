@@ -34,7 +34,8 @@ pub(crate) fn node(name: &str) -> Node {
     let labels = [("kubernetes.io/os", "linux"), ("name", name)];
     node.metadata.labels =
         Some(labels.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect());
-    node.status.conditions = vec![NodeCondition { type_: "Ready".into(), status: "True".into() }];
+    let ready = NodeCondition { type_: "Ready".into(), status: "True".into(), ..NodeCondition::default() };
+    node.status.conditions = vec![ready];
     node
 }
 
@@ -186,9 +187,13 @@ impl Cluster {
 
     /// Writes what was resolved, as the API server would.
     pub(crate) fn assign(&mut self) {
-        let resolution = self.resolve_now();
-        for write in assign::plan(&self.snapshot, &resolution) {
-            self.take(&write, &resolution);
+        self.write(&self.resolve_now());
+    }
+
+    /// Writes these orders, as the API server would.
+    pub(crate) fn write(&mut self, resolution: &Resolution) {
+        for write in assign::plan(&self.snapshot, resolution) {
+            self.take(&write, resolution);
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crds::TcpCloseNodeStatus;
 use jiff::Timestamp;
 
+use crate::limit::{HeldBack, Why};
 use crate::snapshot::{Node, Snapshot};
 
 /// What was heard of nodes, and when.
@@ -16,6 +17,7 @@ pub struct History {
     nodes: HashMap<String, Heard>,
     /// By the tuning's uid, then by node.
     pending: HashMap<String, HashMap<String, Instant>>,
+    held: HeldBack,
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +63,16 @@ impl History {
     pub fn silence_while_ready(&self, node: &str, now: Instant) -> Duration {
         let since = self.nodes.get(node).and_then(|heard| Some(heard.ready_since?.max(heard.report_changed)));
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Notes which orders are held back.
+    pub fn note_held_back(&mut self, held: HeldBack) {
+        self.held = held;
+    }
+
+    /// Why a node's order is held back; `None` where it is not.
+    pub fn held_back(&self, node: &str) -> Option<&Why> {
+        self.held.why(node)
     }
 
     /// Keys that another program changed between the last two reports.

@@ -1,7 +1,8 @@
 //! The cluster side of tcp-close-tuning: it turns all tunings into one order for each node, and all reports into one
 //! status for each tuning. It never touches a kernel, and it never writes to a Node.
 //!
-//! `watch -> resolve -> roll out -> assign`, and beside it `watch -> resolve -> summarise -> report`. Steps that only compute take
+//! `watch -> resolve -> roll out -> limit -> assign`, and beside it `watch -> resolve -> summarise -> report`. Steps that only
+//! compute take
 //! values and return values; the clock is one of the values.
 
 pub mod assign;
@@ -9,7 +10,9 @@ pub mod event;
 pub mod guard;
 pub mod history;
 pub mod lead;
+pub mod limit;
 pub mod metrics;
+pub mod node_condition;
 pub mod release;
 pub mod report;
 pub mod resolve;
@@ -19,6 +22,7 @@ pub mod sanitize;
 pub mod serve;
 pub mod snapshot;
 pub mod summarise;
+pub mod switch;
 pub mod watch;
 
 #[cfg(test)]

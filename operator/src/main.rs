@@ -43,6 +43,10 @@ struct Run {
     /// Where /healthz, /readyz and /metrics are answered.
     #[arg(long, env = "HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
     health_address: SocketAddr,
+    /// Whether each Linux node gets the condition tcpclose.dev/Tuned, for people who keep work away from nodes that are not
+    /// tuned yet. Needs the right to patch the status of nodes.
+    #[arg(long, env = "NODE_CONDITION")]
+    node_condition: bool,
     /// How it logs. RUST_LOG selects what; absent: info.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -127,13 +131,14 @@ async fn client() -> Result<Client, Error> {
 }
 
 async fn run(args: Run) -> Result<(), Error> {
-    let Run { namespace, identity, health_address, log_format: _ } = args;
+    let Run { namespace, identity, health_address, node_condition, log_format: _ } = args;
     let stop = stop_on_signal().map_err(Error::Signals)?;
     let client = client().await?;
     let listener =
         TcpListener::bind(health_address).await.map_err(|error| Error::Listen(error, health_address))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace, identity, %health_address, "starts");
-    Box::pin(operator::run::run(client, listener, Settings { namespace, identity }, stop)).await;
+    Box::pin(operator::run::run(client, listener, Settings { namespace, identity, node_condition }, stop))
+        .await;
     tracing::info!("stopped");
     Ok(())
 }

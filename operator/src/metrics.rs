@@ -16,6 +16,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::switch::Switch;
+
 /// What every name begins with.
 const PREFIX: &str = "tcpclose";
 /// 1 ms to 4 s.
@@ -72,13 +74,15 @@ pub struct Metrics {
     turns: Turns,
     guards: Family<[(&'static str, &'static str); 1], Gauge>,
     leader: Gauge,
+    switch: Family<[(&'static str, &'static str); 1], Gauge>,
     own: Arc<Registry>,
     fleet: Arc<Mutex<Registry>>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let (writes, guards, leader) = (Family::default(), Family::default(), Gauge::default());
+        let (writes, guards, leader, switch) =
+            (Family::default(), Family::default(), Gauge::default(), Family::default());
         let turns = Turns::new_with_constructor(|| Histogram::new(BUCKETS));
         let mut own = Registry::with_prefix(PREFIX);
         own.register(
@@ -92,6 +96,11 @@ impl Default for Metrics {
             guards.clone(),
         );
         own.register(
+            "operator_switch",
+            "1 for what ConfigMap tcpclose-control says, 0 for the rest",
+            switch.clone(),
+        );
+        own.register(
             "operator_api_writes",
             "Writes to the API server, by what became of them",
             writes.clone(),
@@ -102,7 +111,7 @@ impl Default for Metrics {
             Unit::Seconds,
             turns.clone(),
         );
-        Self { writes, turns, guards, leader, own: Arc::new(own), fleet: Arc::default() }
+        Self { writes, turns, guards, leader, switch, own: Arc::new(own), fleet: Arc::default() }
     }
 }
 
@@ -118,6 +127,13 @@ impl Metrics {
         match in_place {
             Some(in_place) => drop(self.guards.get_or_create(&labels).set(in_place.into())),
             None => drop(self.guards.remove(&labels)),
+        }
+    }
+
+    /// Shows what the switch says.
+    pub fn note_switch(&self, switch: &Switch) {
+        for label in Switch::LABELS {
+            self.switch.get_or_create(&[("state", label)]).set((label == switch.label()).into());
         }
     }
 

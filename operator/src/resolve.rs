@@ -140,6 +140,7 @@ fn resolve_node(
         let entry = match (frozen, winner, last) {
             (Some(frozen), _, _) => Some(frozen.clone()),
             (None, Some(winner), _) => winner.entry(sysctl),
+            (None, None, Some(last)) if is_awaited(last, sysctl, &offers) => Some(last.clone()),
             (None, None, Some(last)) => wind_down(last, prior, &offers, &observers),
             (None, None, None) => None,
         };
@@ -177,6 +178,14 @@ fn contest(sysctl: Sysctl, offers: &[Offer<'_>], frozen: Option<&SysctlEntry>) -
     std::iter::once(claim(winner.tuning, Standing::Wins)).chain(losers).collect()
 }
 
+/// Whether another tuning is to order a key whose tuning has gone, as soon as its rollout comes to this node: until then the
+/// value stays. Else a tuning that was renamed would be restored everywhere, and applied again.
+fn is_awaited(last: &SysctlEntry, sysctl: Sysctl, offers: &[Offer<'_>]) -> bool {
+    let others = offers.iter().filter(|offer| offer.tuning.uid != last.tuning.uid);
+    let mut coming = others.filter(|offer| !offer.rollback && !offer.tuning.has_failed());
+    is_order(last) && coming.any(|offer| offer.spec.sysctls.get(sysctl).is_some())
+}
+
 /// What becomes of a key that no tuning orders any longer. A revision that failed is put back, whatever its removal policy:
 /// nobody wants to keep it.
 fn wind_down(
@@ -201,6 +210,11 @@ fn wind_down(
             (!done).then(|| last.clone())
         }
     }
+}
+
+/// What becomes of a node's entries where nothing is ordered any longer.
+pub fn release(order: &TcpCloseNode) -> Vec<SysctlEntry> {
+    order.spec.sysctls.iter().filter_map(|last| wind_down(last, Some(order), &[], &[])).collect()
 }
 
 fn observe(

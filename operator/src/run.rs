@@ -13,7 +13,9 @@ use crate::event::Events;
 use crate::guard;
 use crate::history::History;
 use crate::lead::{Candidate, Leadership};
+use crate::limit::{HeldBack, Limiter, confirm};
 use crate::metrics::{self, Kind, Metrics};
+use crate::node_condition::NodeConditions;
 use crate::report::Reporter;
 use crate::resolve::{Contents, Resolution, resolve};
 use crate::rollout::place;
@@ -37,29 +39,30 @@ pub struct Settings {
     pub namespace: String,
     /// Its name among its replicas.
     pub identity: String,
+    /// Whether it says on each Node that it has been tuned.
+    pub node_condition: bool,
 }
 
 /// Works until `stop` turns true.
 pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop: watch::Receiver<bool>) {
     let (health, metrics) = (Health::default(), Metrics::default());
-    let (caches, watching) = Caches::start(&client);
+    let (caches, watching) = Caches::start(&client, &settings.namespace);
     let (candidate, leadership) = Candidate::new(&client, &settings.namespace, &settings.identity);
     let mut stopping = stop.clone();
     let (events, telling) = Events::start(client.clone(), &settings.identity, leadership.clone());
+    let (holding, held) = watch::channel(HeldBack::default());
     let (silence, silent) = watch::channel(BTreeSet::new());
-    let orders = order(
-        client.clone(),
-        events.clone(),
-        caches.clone(),
-        leadership.clone(),
-        silent,
-        health.clone(),
-        metrics.clone(),
-    );
+    let cluster = Cluster {
+        caches: caches.clone(),
+        leadership: leadership.clone(),
+        health: health.clone(),
+        metrics: metrics.clone(),
+    };
+    let orders = order(client.clone(), events.clone(), cluster.clone(), silent, holding);
+    let conditions = settings.node_condition.then(|| NodeConditions::new(client.clone()));
     let guarding = guard::watch_over(client.clone(), leadership.clone(), events.clone(), metrics.clone());
     let reporter = Reporter::new(client, events, metrics.clone());
-    let statuses =
-        status(reporter, caches.clone(), leadership.clone(), silence, health.clone(), metrics.clone());
+    let statuses = status(reporter, conditions, cluster, silence, held);
     let serving = serve(listener, health.clone(), metrics, leadership, stop.clone());
     let listed = async {
         caches.listed().await;
@@ -82,17 +85,26 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
     }
 }
 
-/// Turns changes into orders.
+/// What both loops look at, and ask before they write.
+#[derive(Clone)]
+struct Cluster {
+    caches: Caches,
+    leadership: Leadership,
+    health: Health,
+    metrics: Metrics,
+}
+
+/// Turns changes into orders. Hears which agents are silent, and says what it holds back.
 async fn order(
     client: Client,
     events: Events,
-    caches: Caches,
-    leadership: Leadership,
+    cluster: Cluster,
     mut silent: watch::Receiver<BTreeSet<String>>,
-    health: Health,
-    metrics: Metrics,
+    holding: watch::Sender<HeldBack>,
 ) {
+    let Cluster { caches, leadership, health, metrics } = cluster;
     let mut sent = Sent::default();
+    let mut limiter = Limiter::default();
     let mut pace = Pace::new(&caches, &leadership, ORDER_AFTER);
     loop {
         tokio::select! {
@@ -100,15 +112,23 @@ async fn order(
             _ = silent.changed() => {}
         }
         if !health.is_ready() || !leadership.may_write() {
+            // What waits, waits anew when it leads again.
+            limiter = Limiter::default();
             continue;
         }
         let started = Instant::now();
         let snapshot = caches.snapshot();
+        let now = Now { wall: Timestamp::now(), clock: started };
         let unseen = sent.unseen(&snapshot, started);
-        let resolution = resolve_now(&snapshot, &silent.borrow(), &unseen);
-        let writes = sent.without_sent(assign::plan(&snapshot, &resolution), started);
-        pace.worked(started.elapsed());
-        metrics.note_turn(Kind::Order, started.elapsed());
+        let decide = |snapshot: &Snapshot| resolve_now(snapshot, &silent.borrow(), &unseen);
+        let allowed = confirm::limit(&mut limiter, &client, &snapshot, decide, now).await;
+        pace.wake = allowed.wake;
+        events.tell_of_undoing(allowed.news);
+        holding.send_replace(allowed.held);
+        let writes = sent.without_sent(assign::plan(&snapshot, &allowed.resolution), started);
+        let computed = started.elapsed().saturating_sub(allowed.looked);
+        pace.worked(computed);
+        metrics.note_turn(Kind::Order, computed);
         sent.note_tried(&writes, Instant::now());
         let taken = assign::carry_out(&client, writes, &leadership, &health, &metrics).await;
         events.tell_of_writes(&taken);
@@ -126,15 +146,15 @@ pub fn resolve_now(snapshot: &Snapshot, silent: &BTreeSet<String>, unseen: &BTre
     if contents.are_as_specified() { wants } else { resolve(snapshot, &contents) }
 }
 
-/// Turns changes into statuses.
+/// Turns changes into statuses. Says which agents are silent, and hears what is held back.
 async fn status(
     mut reporter: Reporter,
-    caches: Caches,
-    leadership: Leadership,
+    mut conditions: Option<NodeConditions>,
+    cluster: Cluster,
     silence: watch::Sender<BTreeSet<String>>,
-    health: Health,
-    metrics: Metrics,
+    held: watch::Receiver<HeldBack>,
 ) {
+    let Cluster { caches, leadership, health, metrics } = cluster;
     let mut history = History::default();
     let mut pace = Pace::new(&caches, &leadership, STATUS_AFTER);
     loop {
@@ -144,6 +164,7 @@ async fn status(
         }
         let now = Now { wall: Timestamp::now(), clock: Instant::now() };
         let snapshot = caches.snapshot();
+        metrics.note_switch(&snapshot.switch);
         // A standby listens too: it must not think, when it takes over, that everybody has just been heard.
         history.note_reports(&snapshot, now.clock);
         if caches.was_interrupted() {
@@ -154,6 +175,7 @@ async fn status(
         if !leadership.may_write() {
             continue;
         }
+        history.note_held_back(held.borrow().clone());
         let resolution = resolve(&snapshot, &Contents::as_specified());
         let alive = snapshot.tunings.iter().filter(|tuning| !tuning.deleting);
         let statuses: Vec<_> = alive
@@ -173,6 +195,10 @@ async fn status(
             health.beat();
         }
         reporter.forget(&snapshot);
+        if let Some(conditions) = &mut conditions {
+            let decide = || resolve_now(&snapshot, &silent, &BTreeSet::new());
+            conditions.write(&snapshot, decide, now, &leadership).await;
+        }
     }
 }
 
@@ -182,11 +208,19 @@ struct Pace {
     leadership: Leadership,
     after: Duration,
     rest: Duration,
+    /// When something is due that no change announces.
+    wake: Option<Duration>,
 }
 
 impl Pace {
     fn new(caches: &Caches, leadership: &Leadership, after: Duration) -> Self {
-        Self { changes: caches.changes(), leadership: leadership.clone(), after, rest: Duration::ZERO }
+        Self {
+            changes: caches.changes(),
+            leadership: leadership.clone(),
+            after,
+            rest: Duration::ZERO,
+            wake: None,
+        }
     }
 
     /// Waits for a change, or a tick. What changes from here on is for the next turn.
@@ -194,7 +228,7 @@ impl Pace {
         tokio::select! {
             _ = self.changes.changed() => tokio::time::sleep(self.after.max(self.rest)).await,
             () = self.leadership.changed() => {}
-            () = tokio::time::sleep(TICK) => {}
+            () = tokio::time::sleep(self.wake.map_or(TICK, |wake| wake.min(TICK))) => {}
         }
         self.changes.mark_unchanged();
         health.beat();

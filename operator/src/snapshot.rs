@@ -11,6 +11,9 @@ use kube::core::DeserializeGuard;
 use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 
+use crate::node_condition;
+use crate::switch::Switch;
+
 /// The label that every Linux node carries.
 const OS_LABEL: &str = "kubernetes.io/os";
 /// The label by which a person keeps a node's order as it is.
@@ -48,6 +51,9 @@ pub struct NodeCondition {
     /// `True`
     #[serde(default)]
     pub status: String,
+    /// `KubeletReady`
+    #[serde(default)]
+    pub reason: String,
 }
 
 impl Node {
@@ -58,10 +64,12 @@ impl Node {
 
     /// Whether its kubelet says that it works.
     pub fn is_ready(&self) -> bool {
-        self.status
-            .conditions
-            .iter()
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        self.condition("Ready").is_some_and(|ready| ready.status == "True")
+    }
+
+    /// Its condition of this type.
+    pub fn condition(&self, type_: &str) -> Option<&NodeCondition> {
+        self.status.conditions.iter().find(|condition| condition.type_ == type_)
     }
 
     /// Whether a person has labelled it to keep its order as it is. Only the value `false` means no: who sets such a label
@@ -80,7 +88,9 @@ impl Node {
         self.metadata.managed_fields = None;
         self.metadata.annotations = None;
         self.metadata.owner_references = None;
-        self.status.conditions.retain(|condition| condition.type_ == "Ready");
+        self.status
+            .conditions
+            .retain(|condition| ["Ready", node_condition::TYPE].contains(&&*condition.type_));
     }
 }
 
@@ -152,6 +162,11 @@ impl Tuning {
         self.rollout()?.stable.as_ref()
     }
 
+    /// Whether the revision of its spec was rolled out and taken back.
+    pub fn has_failed(&self) -> bool {
+        self.rollout().is_some_and(|rollout| rollout.failed_revision.as_deref() == Some(&self.revision))
+    }
+
     /// Whether it is there and nobody can say what it wants.
     pub fn is_frozen(&self) -> bool {
         self.spec.is_err() && !self.deleting
@@ -172,6 +187,8 @@ pub struct Snapshot {
     pub tunings: Vec<Tuning>,
     /// Orders and reports by node name.
     pub orders: BTreeMap<String, Arc<OrderObject>>,
+    /// What the switch says.
+    pub switch: Switch,
 }
 
 impl Snapshot {

@@ -17,6 +17,7 @@ use crds::{TcpCloseTuningSpec, TcpCloseTuningStatus};
 use jiff::Timestamp;
 
 use crate::history::History;
+use crate::limit::Why;
 use crate::resolve::{Resolution, is_order};
 use crate::rollout;
 use crate::snapshot::{Node, Snapshot, Tuning};
@@ -113,7 +114,7 @@ fn restoring<'a>(
     tuning: &Tuning,
     snapshot: &'a Snapshot,
     resolution: &'a Resolution,
-    history: &History,
+    history: &'a History,
     now: Instant,
 ) -> Vec<Restoring<'a>> {
     let of_tuning = resolution.orders.iter().filter(|(_, order)| {
@@ -122,8 +123,10 @@ fn restoring<'a>(
     of_tuning
         .filter_map(|(name, _)| {
             let node = snapshot.nodes.get(name).filter(|node| !tuning.matches(node))?;
-            let reachable = class::is_heard(node, snapshot, history, now);
-            Some(Restoring { node: name, reachable })
+            let why = history.held_back(name);
+            // A person who holds a node does not wait for it.
+            let reachable = class::is_heard(node, snapshot, history, now) && why != Some(&Why::Label);
+            Some(Restoring { node: name, reachable, why })
         })
         .collect()
 }
@@ -140,11 +143,12 @@ fn counts(scene: &Scene<'_>) -> NodeCounts {
         pending: of(Class::Pending) + of(Class::Waiting),
         refused: of(Class::Refused),
         failed: count(findings.iter().filter(|finding| finding.class.is_failed()).count()),
-        stale: of(Class::Stale),
+        stale: of(Class::Stale) + of(Class::Held),
         unsupported: with(|finding| !finding.unsupported.is_empty()),
         overridden: with(|finding| !finding.lost.is_empty()),
         drifted: with(|finding| !finding.drifted.is_empty()),
         restoring: count(scene.restoring.len()),
+        held: with(|finding| finding.held),
     }
 }
 

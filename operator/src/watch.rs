@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crds::TcpCloseNode;
 use crds::client::backoff;
 use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, Event, watcher};
@@ -20,32 +21,49 @@ use tokio::sync::watch;
 use crate::sanitize;
 use crate::snapshot::{Node, OrderObject, RETRY_AT, Snapshot, Tuning, TuningObject};
 use crate::summarise::leaked;
+use crate::switch::{self, Switch};
 
-/// Reflections of the three kinds.
+/// Reflections of the three kinds, and of the switch.
 #[derive(Clone)]
 pub struct Caches {
     nodes: Store<Node>,
     tunings: Store<TuningObject>,
     orders: Store<OrderObject>,
+    control: Store<ConfigMap>,
+    switch: Arc<Mutex<Switch>>,
     changes: watch::Receiver<u64>,
     interrupted: Arc<AtomicBool>,
 }
 
 impl Caches {
     /// Starts to watch. The future does it, for ever; it has to be polled.
-    pub fn start(client: &Client) -> (Self, impl Future<Output = ()> + use<>) {
+    pub fn start(client: &Client, namespace: &str) -> (Self, impl Future<Output = ()> + use<>) {
         let (wake, changes) = watch::channel(0);
         let (nodes, node_writer) = reflector::store();
         let (tunings, tuning_writer) = reflector::store();
         let (orders, order_writer) = reflector::store();
+        let (control, control_writer) = reflector::store();
         let interrupted = Arc::<AtomicBool>::default();
-        let caches = Self { nodes, tunings, orders, changes, interrupted: interrupted.clone() };
+        let caches = Self {
+            nodes,
+            tunings,
+            orders,
+            control,
+            switch: Arc::default(),
+            changes,
+            interrupted: interrupted.clone(),
+        };
+        let all = watcher::Config::default;
+        // The operator may read no other ConfigMap.
+        let one = all().fields(&format!("metadata.name={}", switch::NAME));
+        let maps = Api::<ConfigMap>::namespaced(client.clone(), namespace);
         let client = client.clone();
         let watching = async move {
             tokio::join!(
-                reflect(&client, node_writer, Node::strip, &wake, &interrupted),
-                reflect(&client, tuning_writer, strip_tuning, &wake, &interrupted),
-                reflect(&client, order_writer, strip_order, &wake, &interrupted),
+                reflect(Api::all(client.clone()), all(), node_writer, Node::strip, &wake, &interrupted),
+                reflect(Api::all(client.clone()), all(), tuning_writer, strip_tuning, &wake, &interrupted),
+                reflect(Api::all(client), all(), order_writer, strip_order, &wake, &interrupted),
+                reflect(maps, one, control_writer, |_| {}, &wake, &interrupted),
             );
         };
         (caches, watching)
@@ -56,7 +74,8 @@ impl Caches {
         let all = async {
             self.nodes.wait_until_ready().await?;
             self.tunings.wait_until_ready().await?;
-            self.orders.wait_until_ready().await
+            self.orders.wait_until_ready().await?;
+            self.control.wait_until_ready().await
         };
         if all.await.is_err() {
             // The watches are gone: the process is ending.
@@ -78,7 +97,22 @@ impl Caches {
     pub fn snapshot(&self) -> Snapshot {
         let mut tunings: Vec<_> = self.tunings.state().iter().map(|object| Tuning::from(&**object)).collect();
         tunings.sort_by(|one, other| one.name.cmp(&other.name));
-        Snapshot { nodes: by_name(&self.nodes), tunings, orders: by_name(&self.orders) }
+        Snapshot {
+            nodes: by_name(&self.nodes),
+            tunings,
+            orders: by_name(&self.orders),
+            switch: self.switch(),
+        }
+    }
+
+    fn switch(&self) -> Switch {
+        let mut switch = self.switch.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Switch::read(self.control.state().first().map(|map| &**map), &switch);
+        if *switch != now {
+            tracing::warn!(state = now.label(), "the switch was turned");
+            *switch = now;
+        }
+        switch.clone()
     }
 }
 
@@ -117,7 +151,8 @@ fn strip_order(object: &mut OrderObject) {
 }
 
 async fn reflect<K>(
-    client: &Client,
+    api: Api<K>,
+    config: watcher::Config,
     writer: Writer<K>,
     strip: fn(&mut K),
     wake: &watch::Sender<u64>,
@@ -126,8 +161,7 @@ async fn reflect<K>(
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let kind = <K as Resource>::plural(&()).into_owned();
-    let api = Api::<K>::all(client.clone());
-    let events = watcher(api, watcher::Config::default()).backoff(backoff()).modify(strip);
+    let events = watcher(api, config).backoff(backoff()).modify(strip);
     let mut events = std::pin::pin!(log_first_errors(events.reflect(writer), kind, interrupted));
     while let Some(wakes) = events.next().await {
         if wakes {

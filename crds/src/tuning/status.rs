@@ -56,7 +56,8 @@ pub struct NodeCounts {
     /// A write failed there, another program's change stands there, or the agent has been missing for 5 minutes on a Ready
     /// node.
     pub failed: u32,
-    /// The node is not Ready, or its agent has been silent for 3 report intervals.
+    /// The node is not Ready, its agent has been silent for 3 report intervals, or its label `tcpclose.dev/hold` keeps an
+    /// earlier order there.
     pub stale: u32,
     /// Among them: nodes that lack one of the sysctls.
     pub unsupported: u32,
@@ -66,6 +67,9 @@ pub struct NodeCounts {
     pub drifted: u32,
     /// Nodes that no longer match and are being put back.
     pub restoring: u32,
+    /// Among those that match: nodes that a person holds, with the label `tcpclose.dev/hold`.
+    #[serde(default)]
+    pub held: u32,
 }
 
 /// Sums and the largest count of a single node.

@@ -129,6 +129,11 @@ fn progress(page: &mut Page, tunings: &[Summary<'_>]) {
             "Nodes that the tuning no longer matches and that are being put back",
             |nodes| nodes.restoring,
         ),
+        (
+            "tuning_held_nodes",
+            "Nodes of the tuning that a person holds, with the label tcpclose.dev/hold",
+            |nodes| nodes.held,
+        ),
     ] {
         page.per_tuning(name, help, tunings, |status| {
             status.nodes.iter().map(|nodes| plain(field(nodes).into())).collect()

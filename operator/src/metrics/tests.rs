@@ -15,6 +15,7 @@ fn shown(cluster: &mut Cluster) -> String {
     let summaries: Vec<_> = tunings.iter().map(|tuning| (tuning, cluster.status(&tuning.name))).collect();
     let fleet = fleet(&cluster.snapshot, &cluster.resolve(), &cluster.history, cluster.now.clock);
     let metrics = Metrics::default();
+    metrics.note_switch(&cluster.snapshot.switch);
     metrics.note_write(Kind::Order, Fate::Taken);
     metrics.note_turn(Kind::Status, Duration::from_millis(3));
     metrics.show_guard("tcp-close-tuning-nodes", Some(true));

@@ -31,6 +31,45 @@ fn of_one_age_the_first_by_name_wins() {
 }
 
 #[test]
+fn the_order_in_which_tunings_are_listed_decides_nothing() {
+    let tunings = || {
+        vec![
+            tuning("a", 10).created(5),
+            tuning("b", 20).created(3),
+            tuning("c", 30).created(3),
+            tuning("d", 40).created(1).priority(-1),
+            tuning("e", 50).observing(),
+        ]
+    };
+    let first = one_node(tunings()).order("n1");
+    for shift in 1..5 {
+        let mut tunings = tunings();
+        tunings.rotate_left(shift);
+        assert_eq!(one_node(tunings).order("n1"), first);
+    }
+    assert_eq!(one_node(tunings()).spoken("n1"), ["tcp_fin_timeout Set 20 by b"]);
+}
+
+#[test]
+fn a_conflict_is_judged_anew_when_a_priority_or_a_label_changes() {
+    let mut cluster = one_node(vec![tuning("a", 10).created(1), tuning("b", 20).created(2)]);
+    let b_fares = |cluster: &Cluster| {
+        let claims = cluster.order("n1").claims;
+        claims.into_iter().find(|claim| claim.tuning == "b-uid").map(|claim| claim.standing)
+    };
+    assert_eq!(b_fares(&cluster), Some(Standing::Conflict { with: "a-uid".into() }));
+    cluster.edit_tuning("b", |b| b.priority(1));
+    assert_eq!(b_fares(&cluster), Some(Standing::Wins));
+    cluster.edit_tuning("b", |b| b.priority(0).on("n1"));
+    assert_eq!(b_fares(&cluster), Some(Standing::Conflict { with: "a-uid".into() }));
+    cluster.edit_node("n1", |node| {
+        node.metadata.labels.get_or_insert_default().insert("name".into(), "other".into());
+    });
+    assert_eq!(b_fares(&cluster), None);
+    assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Set 10 by a"]);
+}
+
+#[test]
 fn equal_values_are_no_conflict() {
     let cluster = one_node(vec![tuning("a", 10), tuning("b", 10)]);
     assert_eq!(cluster.order("n1").claims[1].standing, Standing::Agrees);

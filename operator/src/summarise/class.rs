@@ -10,6 +10,7 @@ use crds::{TcpCloseNode, TcpCloseNodeStatus, TcpCloseTuningSpec};
 use tcp_close::Sysctl;
 
 use crate::history::History;
+use crate::limit::Why;
 use crate::resolve::{Claim, NodeOrder, Resolution, Standing, is_acknowledged};
 use crate::rollout::advance::{LOST, Progress};
 use crate::rollout::member::Member;
@@ -46,6 +47,8 @@ pub enum Class {
     AgentMissing,
     /// It is not Ready, or its agent is silent.
     Stale,
+    /// A person has labelled it to keep its order, which is not what the tuning wants there now.
+    Held,
 }
 
 impl Class {
@@ -58,7 +61,7 @@ impl Class {
             | Self::Lost
             | Self::RolledBack
             | Self::AgentMissing => true,
-            Self::Updated | Self::Pending | Self::Waiting | Self::Refused | Self::Stale => false,
+            Self::Updated | Self::Pending | Self::Waiting | Self::Refused | Self::Stale | Self::Held => false,
         }
     }
 }
@@ -74,6 +77,10 @@ pub struct Finding<'a> {
     pub message: String,
     /// Whether its agent has been heard lately.
     pub heard: bool,
+    /// Whether a person has labelled it to keep its order.
+    pub held: bool,
+    /// Why its order is held back, where it is.
+    pub held_back: Option<Why>,
     /// Sysctls of the tuning that the node lacks, and why.
     pub unsupported: Vec<&'a SysctlStatus>,
     /// Sysctls that another tuning orders.
@@ -105,7 +112,11 @@ pub fn find<'a>(
     let matched = snapshot.nodes.iter().filter(|(_, node)| tuning.matches(node));
     matched
         .map(|(name, node)| {
-            let mut finding = Finding::new(name);
+            let mut finding = Finding {
+                held: node.is_held(),
+                held_back: history.held_back(name).cloned(),
+                ..Finding::new(name)
+            };
             let order = snapshot.order_of(node);
             let wanted = resolution.orders.get(name);
             if let Some(wanted) = wanted {
@@ -217,6 +228,8 @@ impl<'a> Finding<'a> {
             class: Class::Pending,
             message: "its order is being written".into(),
             heard: false,
+            held: false,
+            held_back: None,
             unsupported: Vec::new(),
             lost: Vec::new(),
             won: Vec::new(),
@@ -240,8 +253,8 @@ impl<'a> Finding<'a> {
             Some((Class::RolledBack, format!("taken back from revision {}", rollout.revision)))
         } else if member.has(&rollout.revision) || matches!(self.class, Class::Stale | Class::AgentMissing) {
             None
-        } else if member.node.is_held() {
-            Some((Class::Waiting, format!("label {HOLD_LABEL} keeps its order as it is")))
+        } else if self.held || self.held_back.is_some() {
+            Some(self.judge_unwritten())
         } else {
             Some((Class::Waiting, "waiting for its turn".into()))
         };
@@ -264,7 +277,7 @@ impl<'a> Finding<'a> {
         let current = view.is_current();
         for entry in view.entries(&self.won) {
             let judged = if !view.is_ordered(entry) {
-                (Class::Pending, "its order is being written".into())
+                self.judge_unwritten()
             } else if !current {
                 (Class::Pending, "its agent has not acknowledged the order yet".into())
             } else {
@@ -279,6 +292,15 @@ impl<'a> Finding<'a> {
             // What is held back has no rule of its own: the reason is the key that has.
             let forbidden = self.refused.iter().find(|row| row.rule.is_some());
             self.message = forbidden.map_or_else(|| std::mem::take(&mut self.message), |row| said(row));
+        }
+    }
+
+    /// An order that is wanted and not stored.
+    fn judge_unwritten(&self) -> (Class, String) {
+        match &self.held_back {
+            _ if self.held => (Class::Held, held()),
+            Some(why) => (Class::Pending, format!("its order waits {why}")),
+            None => (Class::Pending, "its order is being written".into()),
         }
     }
 
@@ -382,7 +404,7 @@ fn severity(class: Class) -> u8 {
     match class {
         Class::Updated => 0,
         Class::Waiting => 1,
-        Class::Stale => 2,
+        Class::Stale | Class::Held => 2,
         Class::Pending => 3,
         Class::Refused => 4,
         Class::Drifted => 5,
@@ -392,6 +414,10 @@ fn severity(class: Class) -> u8 {
         Class::AgentMissing => 9,
         Class::Lost => 10,
     }
+}
+
+fn held() -> String {
+    format!("its label {HOLD_LABEL} keeps its order as it is")
 }
 
 /// What an agent says of a sysctl.

@@ -60,6 +60,8 @@ pub enum Reason {
     Overridden,
     /// No node has one of the keys.
     Unsupported,
+    /// A person has stopped it: by the switch everywhere, or by their label on every node.
+    Suspended,
     /// The tuning cannot be decoded.
     OperatorError,
 }
@@ -120,6 +122,7 @@ impl Reason {
             Self::Conflict => "Conflict",
             Self::Overridden => "Overridden",
             Self::Unsupported => "Unsupported",
+            Self::Suspended => "Suspended",
             Self::OperatorError => "OperatorError",
         }
     }

@@ -5,6 +5,7 @@ use crate::snapshot::Tuning;
 
 mod corpus;
 mod drift;
+mod held;
 mod lists;
 mod rules;
 

@@ -11,9 +11,10 @@ use tcp_close::Sysctl;
 use super::class::{Class, Finding, said};
 use super::condition::{Reason, Verdict, Work};
 use super::{nodes, some};
+use crate::limit::Why;
 use crate::resolve::{Resolution, Standing};
 use crate::rollout::Progress;
-use crate::snapshot::{Snapshot, Tuning};
+use crate::snapshot::{HOLD_LABEL, Snapshot, Tuning};
 
 /// Everything that a verdict looks at.
 pub(super) struct Scene<'a> {
@@ -43,6 +44,8 @@ pub(super) struct Restoring<'a> {
     pub(super) node: &'a str,
     /// Whether its agent can do it now. A node that is down does not hold anybody up.
     pub(super) reachable: bool,
+    /// Why it has not been told to yet.
+    pub(super) why: Option<&'a Why>,
 }
 
 /// A tie that this tuning has won.
@@ -91,7 +94,8 @@ pub(super) fn undecodable(error: &str) -> Verdict {
 /// The verdict: the first situation that holds.
 pub(super) fn conclude(scene: &Scene<'_>) -> Verdict {
     let (ready, reason, work, message) = scene
-        .nobody_matches()
+        .suspended()
+        .or_else(|| scene.nobody_matches())
         .or_else(|| scene.tie_lost())
         .or_else(|| scene.overridden_everywhere())
         .or_else(|| scene.nobody_reports())
@@ -99,6 +103,7 @@ pub(super) fn conclude(scene: &Scene<'_>) -> Verdict {
         .or_else(|| scene.outstanding())
         .or_else(|| scene.problems())
         .or_else(|| scene.unsupported_everywhere())
+        .or_else(|| scene.held_everywhere())
         .unwrap_or_else(|| scene.in_force());
     Verdict { ready, reason, message, work, conflicted: scene.conflicted(), drifted: scene.drifted() }
 }
@@ -112,6 +117,11 @@ impl<'a> Scene<'a> {
 
     pub(super) fn all(&self) -> String {
         nodes(self.findings.len())
+    }
+
+    fn suspended(&self) -> Option<Situation> {
+        let why = self.snapshot.switch.reason()?;
+        Some((ConditionStatus::False, Reason::Suspended, Work::Settled, why))
     }
 
     fn failed(&self) -> Vec<&Finding<'a>> {
@@ -219,6 +229,9 @@ impl<'a> Scene<'a> {
         if !restoring.is_empty() {
             let names = some(restoring.iter().map(|restoring| restoring.node));
             parts.push(format!("{} no longer matched, being put back ({names})", nodes(restoring.len())));
+            let waiting: Vec<_> = restoring.iter().filter_map(|restoring| restoring.why).collect();
+            let verb = if waiting.len() == 1 { "waits" } else { "wait" };
+            parts.extend(waiting.first().map(|why| format!("{} of them {verb} {why}", waiting.len())));
         }
         let message = parts.join("; ");
         Some((ConditionStatus::False, Reason::Progressing, Work::UnderWay, message))
@@ -272,6 +285,18 @@ impl<'a> Scene<'a> {
         Some((ConditionStatus::False, Reason::Unsupported, Work::Stuck, message))
     }
 
+    fn held_everywhere(&self) -> Option<Situation> {
+        let (held, updated) = (self.of(Class::Held), self.of(Class::Updated));
+        let names = some(held.iter().map(|finding| finding.node));
+        (!held.is_empty() && updated.is_empty()).then(|| {
+            let message = format!(
+                "in force nowhere: the label {HOLD_LABEL} keeps the orders of {} as they are ({names})",
+                nodes(held.len())
+            );
+            (ConditionStatus::False, Reason::Suspended, Work::Settled, message)
+        })
+    }
+
     fn unsupported_rows(&self) -> impl Iterator<Item = &'a SysctlStatus> {
         self.findings.iter().flat_map(|finding| finding.unsupported.iter().copied())
     }
@@ -300,7 +325,8 @@ impl<'a> Scene<'a> {
                     });
                 let parts = std::iter::once(in_force).chain(groups).chain(self.exceptions());
                 let message = parts.collect::<Vec<_>>().join("; ");
-                let reason = match (self.excepted(), stale.is_empty()) {
+                let everywhere = stale.is_empty() && self.of(Class::Held).is_empty();
+                let reason = match (self.excepted(), everywhere) {
                     (0, true) => Reason::Applied,
                     (0, false) => Reason::AppliedExceptStale,
                     _ => Reason::AppliedWithExceptions,
@@ -317,7 +343,14 @@ impl<'a> Scene<'a> {
             let lost = self.findings.iter().filter(|finding| !finding.lost.is_empty()).count();
             format!("tunings of higher priority ({}) order a sysctl on {}", some(winners), nodes(lost))
         });
-        self.lacking().into_iter().chain(overridden).chain(self.at_risk())
+        self.held().into_iter().chain(self.lacking()).chain(overridden).chain(self.at_risk())
+    }
+
+    /// Which nodes a person holds, up to date or not.
+    fn held(&self) -> Option<String> {
+        let held: Vec<_> = self.findings.iter().filter(|finding| finding.held).collect();
+        let names = some(held.iter().map(|finding| finding.node));
+        (!held.is_empty()).then(|| format!("{} held ({names})", nodes(held.len())))
     }
 
     /// Where a value stays that a rule would refuse now, and in the words of the first node why.

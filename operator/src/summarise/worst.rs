@@ -44,6 +44,7 @@ fn trouble(finding: &Finding<'_>) -> Option<(u8, WorstNode)> {
         Class::Drifted => (0, DRIFTED),
         Class::Refused => (1, "Refused"),
         Class::Stale => (2, "Stale"),
+        Class::Held => (2, "Held"),
         Class::Pending => (3, "Pending"),
         Class::Updated | Class::Waiting => return overlay(finding),
     };
