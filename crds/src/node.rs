@@ -203,9 +203,14 @@ pub struct TcpCloseNodeStatus {
     /// What the kernel counts itself in the node's own network namespace. Known even where the states are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sockstat: Option<Sockstat>,
-    /// How connections end in the node's own network namespace, as events per minute.
+    /// How connections end in the node's own network namespace, as events per minute. Measured anew from the moment on at which
+    /// an order changes a sysctl.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<Rates>,
+    /// The same over the whole time since an order last changed a sysctl, or since the agent started where that is later; to
+    /// compare with `ratesBefore` of that sysctl. Absent when that is more than two days ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates_since: Option<Rates>,
     /// The connection tracker's table in the node's own network namespace, at most a minute older than the report. Absent where
     /// there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -261,8 +266,8 @@ pub struct SysctlStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub changed_by: Option<String>,
-    /// How connections ended on the node before the agent last wrote it, to compare with `status.rates` since. Kept until the
-    /// next change.
+    /// How connections ended on the node just before an order last changed it, to compare with `status.ratesSince`. Kept until the
+    /// next change. Absent where the agent does not know, having been started since the last one or less than ten seconds before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates_before: Option<Rates>,
     /// How often another program has changed it since the agent started, and was put right.

@@ -11,6 +11,7 @@ pub mod lead;
 pub mod metrics;
 pub mod report;
 pub mod resolve;
+pub mod rollout;
 pub mod run;
 pub mod serve;
 pub mod snapshot;

@@ -136,7 +136,7 @@ fn count(many: usize) -> u32 {
 }
 
 /// The first names and how many more: `node-1, node-2, node-3 and 4 more`.
-fn some<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn some<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<_> = names.into_iter().collect();
     let first = names.iter().take(NAMES_MAX).copied().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(NAMES_MAX) {
@@ -149,7 +149,7 @@ fn some<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 const NAMES_MAX: usize = 3;
 
 /// `1 node`, `5 nodes`.
-fn nodes(many: usize) -> String {
+pub(crate) fn nodes(many: usize) -> String {
     if many == 1 { "1 node".into() } else { format!("{many} nodes") }
 }
 

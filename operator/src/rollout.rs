@@ -1,0 +1,3 @@
+//! Roll out: how a changed tuning reaches its nodes.
+
+pub mod gate;
