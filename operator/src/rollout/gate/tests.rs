@@ -248,12 +248,12 @@ fn a_counter_that_cannot_be_read_is_not_0() {
 #[test]
 fn piled_up_orphans_that_a_lower_retry_ends_at_once_do_not_fail_it() {
     let aborts = |aborts, seconds| Rates { seconds, aborts_on_timeout: Some(aborts), ..quiet(6000) };
-    // 100 per minute die of silence; with 107 s each, 178 are there when the value is lowered.
+    // 100 per minute die of silence; with 205 s each, 342 are there when the value is lowered.
     let past = aborts(100, 60);
-    let why = inconclusive(canary(&past, &aborts(100 + 178 * 6, 10), &quiet(6000)));
-    assert_eq!(why, "aborts without an answer: not judged until 60 s after the change on node-1");
-    assert!(is_passed(&canary(&past, &aborts(100 + 178, 60), &quiet(6000))));
-    failed(canary(&past, &aborts(1000, 60), &quiet(6000)));
+    let why = inconclusive(canary(&past, &aborts((17 + 342) * 6, 10), &quiet(6000)));
+    assert_eq!(why, "aborts without an answer: not judged until 30 s after the change on node-1");
+    assert!(is_passed(&canary(&past, &aborts((50 + 342) * 2, 30), &quiet(6000))));
+    failed(canary(&past, &aborts(1500, 60), &quiet(6000)));
 }
 
 #[test]
