@@ -203,9 +203,18 @@ pub struct TcpCloseNodeStatus {
     /// What the kernel counts itself in the node's own network namespace. Known even where the states are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sockstat: Option<Sockstat>,
-    /// How connections end in the node's own network namespace, as events per minute.
+    /// How connections end in the node's own network namespace, as events per minute. Measured anew from the moment on at which
+    /// an order changes a sysctl.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<Rates>,
+    /// The same just before an order last changed a sysctl, to compare with `ratesSince`. Absent where this agent has not made
+    /// that change or had been running for less than ten seconds, and when it is more than two days ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates_before: Option<Rates>,
+    /// The same over the whole time since that change, or since the agent started where that is later. Absent when that is more
+    /// than two days ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates_since: Option<Rates>,
     /// The connection tracker's table in the node's own network namespace, at most a minute older than the report. Absent where
     /// there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -261,8 +270,8 @@ pub struct SysctlStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub changed_by: Option<String>,
-    /// How connections ended on the node before the agent last wrote it, to compare with `status.rates` since. Kept until the
-    /// next change.
+    /// How connections ended on the node just before an order last changed it. Kept until the next change; absent where the agent
+    /// had not been running for ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates_before: Option<Rates>,
     /// How often another program has changed it since the agent started, and was put right.

@@ -34,6 +34,7 @@ mod faults;
 mod fenced;
 mod flow;
 mod fuzz;
+mod gate;
 mod guard;
 mod helm;
 mod hostile;
@@ -113,6 +114,7 @@ const LONG_TESTS: &[&[Test]] = &[
     stored::LONG_TESTS,
     crash::LONG_TESTS,
     whole_run::LONG_TESTS,
+    gate::LONG_TESTS,
     lives::LONG_TESTS,
     pods::LONG_TESTS,
     benches::LONG_TESTS,

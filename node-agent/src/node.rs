@@ -111,6 +111,11 @@ impl Turn {
         (&self.findings, &self.observed, &self.life) == (&other.findings, &other.observed, &other.life)
             && told(self) == told(other)
     }
+
+    /// Whether it gave a sysctl another value.
+    pub fn has_changed_something(&self) -> bool {
+        self.findings.iter().any(Finding::is_changed)
+    }
 }
 
 /// This node, and what is remembered of it between turns.
@@ -467,7 +472,7 @@ impl Node {
 fn hypothetically(finding: Finding, writes: &BTreeMap<Sysctl, Write>) -> Finding {
     if let Some(write) = Sysctl::from_name(&finding.name).and_then(|sysctl| writes.get(&sysctl)) {
         let (live, desired, message) = (Some(write.from), Some(write.to), Some(write.to_string()));
-        return Finding { state: State::WouldChange, live, desired, message, written: false, ..finding };
+        return Finding { state: State::WouldChange, live, desired, message, written: None, ..finding };
     }
     let state = if finding.state == State::Refused { State::WouldRefuse } else { finding.state };
     Finding { state, ..finding }

@@ -55,13 +55,13 @@ pub fn status(
     let nothing = Census::default();
     let census = if here { &surroundings.census } else { &nothing };
     let row = |finding: &Finding| {
-        let row = sysctl(finding, previous, now);
+        let row = sysctl(finding, census, previous, now);
         SysctlStatus { live: row.live.filter(|_| here), ..row }
     };
     let sysctls: Vec<SysctlStatus> = turn.findings.iter().map(row).collect();
     let observe = turn.observed.iter().map(|(tuning, findings)| ObservedStatus {
         tuning: tuning.clone(),
-        sysctls: findings.iter().map(|finding| sysctl(finding, None, now)).collect(),
+        sysctls: findings.iter().map(|finding| sysctl(finding, census, None, now)).collect(),
     });
     TcpCloseNodeStatus {
         observed_generation: order.mark.generation,
@@ -82,6 +82,8 @@ pub fn status(
         sockets: census::sockets(census),
         sockstat: census::sockstat(census),
         rates: census::rates(census),
+        rates_before: census::rates_before(census),
+        rates_since: census::rates_since(census),
         conntrack: census::conntrack(census),
         ports: census::ports(census, surroundings.report_peers),
         pods: census::pods(census),
@@ -91,18 +93,22 @@ pub fn status(
 /// One row of a status.
 pub(crate) fn sysctl(
     finding: &Finding,
+    census: &Census,
     previous: Option<&TcpCloseNodeStatus>,
     now: Timestamp,
 ) -> SysctlStatus {
     let before = previous.and_then(|status| status.sysctls.iter().find(|sysctl| sysctl.name == finding.name));
     let restored = matches!(finding.state, State::Restored | State::Restoring);
-    let (changed_at, changed_by, rates_before) = if finding.written {
+    let (changed_at, changed_by) = if finding.written.is_some() {
         let who = if restored { "restore".into() } else { finding.tuning.clone() };
-        (Some(Time(now)), Some(who), previous.and_then(|status| status.rates))
+        (Some(Time(now)), Some(who))
     } else {
-        before.map_or((None, None, None), |before| {
-            (before.changed_at.clone(), before.changed_by.clone(), before.rates_before)
-        })
+        before.map_or((None, None), |before| (before.changed_at.clone(), before.changed_by.clone()))
+    };
+    let rates_before = if finding.is_changed() {
+        census::rates_before(census)
+    } else {
+        before.filter(|before| !is_of_another_change(finding, before)).and_then(|before| before.rates_before)
     };
     SysctlStatus {
         name: finding.name.clone(),
@@ -120,6 +126,12 @@ pub(crate) fn sysctl(
         message: finding.message.as_deref().map(clip),
         remarks: finding.remarks.iter().take(REMARKS_MAX).map(remark).collect(),
     }
+}
+
+/// Whether another value is ordered than the row tells of, and this process has not written it: an agent that was ended
+/// after the write and before the report has, and what it knew of the time before is lost.
+fn is_of_another_change(finding: &Finding, before: &SysctlStatus) -> bool {
+    finding.desired.is_some() && finding.desired != before.desired
 }
 
 fn remark(remark: &rule::Remark) -> Remark {
@@ -218,6 +230,7 @@ pub fn decode(object: &TcpCloseNode) -> (Order, Option<TcpCloseNodeStatus>) {
 #[cfg(test)]
 mod tests {
     use tcp_close::counters::Rates;
+    use tcp_close::plan::Cause;
 
     use super::census::tests::full;
     use super::*;
@@ -234,7 +247,7 @@ mod tests {
             message: None,
             remarks: Vec::new(),
             drift: None,
-            written: false,
+            written: None,
         }
     }
 
@@ -288,31 +301,56 @@ mod tests {
 
     #[test]
     fn when_and_by_whom_a_key_was_written_outlives_the_turn() {
-        let written = Finding { written: true, ..finding(State::Applied) };
+        let written = Finding { written: Some(Cause::Ordered), ..finding(State::Applied) };
         let first = report(vec![written], None, 1);
         let second = report(vec![finding(State::Applied)], Some(&first), 2);
         assert_eq!(second.sysctls[0].changed_at, Some(Time(at(1))));
         assert_eq!(second.sysctls[0].changed_by.as_deref(), Some("web"));
     }
 
+    /// A report of a turn that wrote for this reason, where so many connections had overflowed before.
+    fn after_write(
+        written: Option<Cause>,
+        overflows: Option<u64>,
+        previous: Option<&TcpCloseNodeStatus>,
+    ) -> TcpCloseNodeStatus {
+        let rates = |overflows| Rates { seconds: 60, overflows: Some(overflows), ..Rates::default() };
+        let turn = Turn { findings: vec![Finding { written, ..finding(State::Applied) }], ..Turn::default() };
+        let census = Census { rates_before: overflows.map(rates), ..Census::default() };
+        let surroundings = Surroundings { census, ..Surroundings::default() };
+        status(&order(), &turn, &surroundings, previous, at(1))
+    }
+
+    fn overflows_before(status: &TcpCloseNodeStatus) -> Option<u64> {
+        status.sysctls[0].rates_before?.overflows
+    }
+
     #[test]
     fn the_rates_before_a_change_are_kept_until_the_next_change() {
-        let with_overflows = |overflows, written, previous: Option<&TcpCloseNodeStatus>| {
-            let rates = Rates { seconds: 60, overflows: Some(overflows), ..Rates::default() };
-            let turn =
-                Turn { findings: vec![Finding { written, ..finding(State::Applied) }], ..Turn::default() };
-            let census = Census { rates: Some(rates), ..Census::default() };
-            let surroundings = Surroundings { census, ..Surroundings::default() };
-            status(&order(), &turn, &surroundings, previous, at(1))
-        };
-        let before = |status: &TcpCloseNodeStatus| status.sysctls[0].rates_before?.overflows;
-        let first = with_overflows(700, false, None);
-        assert_eq!(before(&first), None);
-        let changed = with_overflows(600, true, Some(&first));
-        assert_eq!(before(&changed), Some(700));
-        let later = with_overflows(5, false, Some(&changed));
-        assert_eq!(before(&later), Some(700));
-        assert_eq!(before(&with_overflows(4, true, Some(&later))), Some(5));
+        let changed = after_write(Some(Cause::Ordered), Some(700), None);
+        assert_eq!(overflows_before(&changed), Some(700));
+        let later = after_write(None, Some(5), Some(&changed));
+        assert_eq!(overflows_before(&later), Some(700));
+        let corrected = after_write(Some(Cause::Drifted), Some(5), Some(&later));
+        assert_eq!(overflows_before(&corrected), Some(700), "what was put right is no change");
+        let restored = after_write(Some(Cause::Restored), Some(5), Some(&corrected));
+        assert_eq!(overflows_before(&restored), Some(5));
+    }
+
+    #[test]
+    fn rates_before_a_change_that_nobody_measured_are_absent() {
+        let first = after_write(Some(Cause::Ordered), Some(700), None);
+        let changed = after_write(Some(Cause::Ordered), None, Some(&first));
+        assert_eq!(overflows_before(&changed), None);
+    }
+
+    #[test]
+    fn an_agent_that_was_ended_between_write_and_report_does_not_take_an_earlier_past_for_that_of_the_change()
+    {
+        let mut stored = after_write(Some(Cause::Ordered), Some(700), None);
+        stored.sysctls[0].desired = Some(60);
+        let restarted = after_write(None, Some(5), Some(&stored));
+        assert_eq!((restarted.sysctls[0].desired, overflows_before(&restarted)), (Some(30), None));
     }
 
     #[test]
@@ -344,7 +382,8 @@ mod tests {
         );
         let there = status(&order(), &turn(Some(elsewhere)), &surroundings, None, at(1));
         assert_eq!(there.sysctls[0].live, None);
-        assert_eq!((there.sockets, there.sockstat, there.rates), (None, None, None));
+        assert_eq!((there.sockets, there.sockstat), (None, None));
+        assert_eq!((there.rates, there.rates_before, there.rates_since), (None, None, None));
         assert_eq!((there.conntrack, there.ports, there.pods), (None, None, None));
     }
 

@@ -240,6 +240,9 @@ impl Agent {
         let Some(order) = &self.order else { return };
         let confirmed = !order.removes() || self.confirmed == Some(order.mark.generation);
         let turn = self.node.turn(order, confirmed, moment);
+        if turn.has_changed_something() {
+            self.sampler.note_change(&mut self.surroundings.census, moment);
+        }
         if self.quiet.as_ref().is_some_and(|(last, until)| now < *until && last.found_the_same_as(&turn)) {
             return;
         }

@@ -44,8 +44,12 @@ pub struct Census {
     pub sockstat: Option<Dated<Sockstat>>,
     /// The node's own namespace, state by state.
     pub states: Option<Dated<SocketCounts>>,
-    /// What happens per minute in the node's own namespace.
+    /// What happens per minute in the node's own namespace, measured since a sysctl was last changed.
     pub rates: Option<Rates>,
+    /// The same over the whole time since then, or since the agent started.
+    pub rates_since: Option<Rates>,
+    /// What happened per minute before that change.
+    pub rates_before: Option<Rates>,
     /// The connection tracker's table in the node's own namespace; absent where it has none.
     pub conntrack: Option<Conntrack>,
     /// Ports in the node's own namespace.
@@ -192,11 +196,19 @@ impl Sampler {
         }
     }
 
+    /// A sysctl has just been changed: how connections ended so far, and how they end from now on, are kept apart.
+    pub fn note_change(&mut self, census: &mut Census, now: Moment) {
+        census.rates_before = census.rates.take();
+        census.rates_since = None;
+        self.own.forget_rates(now.clock.saturating_duration_since(self.started));
+    }
+
     fn run(&mut self, task: Task, census: &mut Census, clock: Duration, at: Timestamp) {
         match task {
             Task::Sockstat => census.sockstat = self.own.sockstat().ok().map(|value| Dated { value, at }),
             Task::Counters => {
                 census.rates = self.own.rates(clock);
+                census.rates_since = self.own.rates_since();
                 census.conntrack = self.own.conntrack();
             }
             Task::States => {
@@ -355,6 +367,35 @@ mod tests {
             assert_eq!(census.sockstat.unwrap().value, Sockstat { tw, machine_orphans: 0 });
         }
         assert_eq!(census.pods, None, "nobody wants pods counted");
+    }
+
+    #[test]
+    fn how_connections_end_before_and_after_a_change_is_kept_apart() {
+        let (dir, procfs) = tree(&[]);
+        let (mut sampler, mut census) = (Sampler::new(&procfs, None), Census::default());
+        let start = sampler.started;
+        let mut live = |census: &mut Census, seconds: std::ops::RangeInclusive<u64>, changed: bool| {
+            for second in seconds {
+                let text = format!("Tcp: OutRsts\nTcp: {}\n", second.min(60));
+                fs::write(dir.path().join("self/net/snmp"), text).unwrap();
+                let clock = start + Duration::from_secs(second);
+                sampler.update(census, Moment { clock, wall: Timestamp::UNIX_EPOCH });
+                if changed {
+                    sampler.note_change(census, Moment { clock, wall: Timestamp::UNIX_EPOCH });
+                }
+            }
+        };
+        let resets = |rates: Option<Rates>| rates.and_then(|rates| rates.resets_sent);
+        live(&mut census, 0..=60, false);
+        assert_eq!((resets(census.rates), resets(census.rates_since)), (Some(60), Some(60)));
+        live(&mut census, 61..=61, true);
+        assert_eq!((census.rates, census.rates_since, resets(census.rates_before)), (None, None, Some(60)));
+        live(&mut census, 62..=75, false);
+        assert_eq!((resets(census.rates), resets(census.rates_since)), (Some(0), Some(0)));
+        assert_eq!(resets(census.rates_before), Some(60));
+        live(&mut census, 76..=76, true);
+        live(&mut census, 77..=77, true);
+        assert_eq!(census.rates_before, None, "a second was too short to measure");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::order::Order;
 use crate::procfs::Procfs;
 use crate::report;
 use crate::run::{TURN, any};
-use crate::sample::{Dated, own::Own};
+use crate::sample::{Census, Dated, own::Own};
 use crate::sentinel::Sentinel;
 use crate::watchdog::Watchdog;
 
@@ -309,7 +309,7 @@ impl Host {
         let now = Timestamp::now();
         let row = |finding: &Finding, tuning: &str| Row {
             at: desired.and_then(|desired| desired.place(&finding.name, tuning)),
-            status: report::sysctl(finding, None, now),
+            status: report::sysctl(finding, &Census::default(), None, now),
         };
         let observed = turn.observed.iter().map(|(tuning, findings)| Observed {
             tuning: tuning.name.clone(),

@@ -61,6 +61,8 @@ pub fn status(status: &mut TcpCloseNodeStatus) {
         sockets,
         sockstat,
         rates,
+        rates_before,
+        rates_since,
         conntrack,
         ports,
         pods,
@@ -84,7 +86,7 @@ pub fn status(status: &mut TcpCloseNodeStatus) {
         bound([Some(machine_orphans), unattributed_orphans.as_mut()]);
     }
     bound([sockstat.as_mut().map(|sockstat| &mut sockstat.time_wait_and_fin_wait2)]);
-    rates.iter_mut().for_each(self::rates);
+    [rates, rates_before, rates_since].into_iter().flatten().for_each(self::rates);
     if let Some(conntrack) = conntrack {
         bound([&mut conntrack.entries, &mut conntrack.max].map(Some));
     }

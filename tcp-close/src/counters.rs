@@ -179,17 +179,22 @@ const SPACING: Duration = Duration::from_secs(5);
 /// Watches the counters of one network namespace, in bounded memory. Time comes in as what has passed since some moment.
 #[derive(Clone, Debug, Default)]
 pub struct RateWatch {
-    /// From the start of the window to the last reading.
-    readings: VecDeque<(Duration, Counters)>,
+    /// The first reading of all.
+    start: Option<Reading>,
+    /// From the start of the window to the last one.
+    readings: VecDeque<Reading>,
 }
+
+type Reading = (Duration, Counters);
 
 impl RateWatch {
     /// The counters are this now. Where one has gone back or is gone, this is another namespace or another life of it: what
     /// was before says nothing.
     pub fn note(&mut self, counters: Counters, now: Duration) {
         if self.readings.back().is_some_and(|(at, last)| *at > now || counters.began_anew_since(last)) {
-            self.readings.clear();
+            *self = Self::default();
         }
+        self.start.get_or_insert((now, counters));
         let before_last = self.readings.len().checked_sub(2).and_then(|position| self.readings.get(position));
         if before_last.is_some_and(|(at, _)| now.saturating_sub(*at) < SPACING) {
             self.readings.pop_back();
@@ -201,22 +206,36 @@ impl RateWatch {
         }
     }
 
+    /// The same, and from here on things are different: what was before is forgotten.
+    pub fn note_as_start(&mut self, counters: Counters, now: Duration) {
+        *self = Self::default();
+        self.note(counters, now);
+    }
+
     /// How often each event happened per minute; unknown until it has been watched for ten seconds. Rounded up, so that what
     /// happened is never 0.
     pub fn rates(&self) -> Option<Rates> {
-        let ((start, first), (end, last)) = (self.readings.front()?, self.readings.back()?);
-        let watched = end.saturating_sub(*start);
-        if watched < WINDOW_MIN {
-            return None;
-        }
-        let mut rates =
-            Rates { seconds: u32::try_from(watched.as_secs()).unwrap_or(u32::MAX), ..Rates::default() };
-        for ((event, first), last) in EVENTS.iter().zip(first.0).zip(last.0) {
-            let happened = first.zip(last).map(|(first, last)| last.saturating_sub(first));
-            *(event.rate)(&mut rates) = happened.map(|happened| per_minute(happened, watched));
-        }
-        Some(rates)
+        rates_between(self.readings.front()?, self.readings.back()?)
     }
+
+    /// The same over the whole time since the start.
+    pub fn rates_since_start(&self) -> Option<Rates> {
+        rates_between(self.start.as_ref()?, self.readings.back()?)
+    }
+}
+
+fn rates_between((start, first): &Reading, (end, last): &Reading) -> Option<Rates> {
+    let watched = end.saturating_sub(*start);
+    if watched < WINDOW_MIN {
+        return None;
+    }
+    let mut rates =
+        Rates { seconds: u32::try_from(watched.as_secs()).unwrap_or(u32::MAX), ..Rates::default() };
+    for ((event, first), last) in EVENTS.iter().zip(first.0).zip(last.0) {
+        let happened = first.zip(last).map(|(first, last)| last.saturating_sub(first));
+        *(event.rate)(&mut rates) = happened.map(|happened| per_minute(happened, watched));
+    }
+    Some(rates)
 }
 
 impl Counters {
@@ -339,6 +358,30 @@ mod tests {
     fn a_counter_that_went_back_gives_no_rate_until_it_was_watched_anew() {
         assert_eq!(overflows(&[(0, 500), (20, 501), (40, 3)]), None);
         assert_eq!(overflows(&[(0, 500), (20, 501), (40, 3), (52, 4)]), Some((12, Some(5))));
+    }
+
+    #[test]
+    fn the_whole_time_since_the_start_is_longer_than_the_window() {
+        let watch = watched(&[(0, 0), (60, 600), (120, 600), (180, 600)]);
+        assert_eq!(watch.rates().map(|rates| (rates.seconds, rates.overflows)), Some((60, Some(0))));
+        let since = watch.rates_since_start().map(|rates| (rates.seconds, rates.overflows));
+        assert_eq!(since, Some((180, Some(200))));
+    }
+
+    #[test]
+    fn what_was_before_a_start_is_in_no_rate() {
+        let mut watch = watched(&[(0, 0), (60, 600)]);
+        let at = |second, count: u64| {
+            let text = netstat(&[("TCPTimeWaitOverflow", &count.to_string())]);
+            (CounterReader::default().read("", &text), Duration::from_secs(second))
+        };
+        let (counters, now) = at(61, 610);
+        watch.note_as_start(counters, now);
+        assert_eq!((watch.rates(), watch.rates_since_start()), (None, None));
+        let (counters, now) = at(71, 611);
+        watch.note(counters, now);
+        let expected = Some(Rates { seconds: 10, overflows: Some(6), ..Rates::default() });
+        assert_eq!((watch.rates(), watch.rates_since_start()), (expected, expected));
     }
 
     #[test]

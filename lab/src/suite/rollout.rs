@@ -12,7 +12,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{
-    FIN_TIMEOUT, Failure, Outcome, RETRIES, SOON, Suite, Test, condition, ensure, everywhere,
+    FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test,
+    cautions::{FEW, TW_BUCKETS},
+    condition, ensure, everywhere,
     faults::{BACK, NODE_IS_BACK, fin_timeout, only, plain_node, tuned, wait_for_value_within, writes},
     orders::{all_hold, wait_until_all_hold, wait_until_all_hold_within},
     privilege::agent,
@@ -129,11 +131,11 @@ fn paused(suite: &Suite) -> Outcome {
 }
 
 fn refused(suite: &Suite) -> Outcome {
-    let before = suite.values(RETRIES)?;
-    let spec = everywhere(&["tcpOrphanRetries: 1"]) + "\n  rollout: {soakSeconds: 1, maxConcurrent: 1}";
+    let before = suite.values(TW_BUCKETS)?;
+    let spec = everywhere(&[FEW]) + "\n  rollout: {soakSeconds: 1, maxConcurrent: 1}";
     suite.tune("web", &spec)?;
     suite.wait_for_condition("web", "Stalled", ("True", "Refused"), SOON)?;
-    let after = suite.values(RETRIES)?;
+    let after = suite.values(TW_BUCKETS)?;
     ensure(before == after, || format!("{before:?} became {after:?}"))?;
     let object = suite.get("tcpclosetuning", "web")?;
     let rule = object["status"]["refusals"][0]["rule"].as_str().unwrap_or_default();

@@ -32,8 +32,8 @@ pub struct Finding {
     pub remarks: Vec<Remark>,
     /// What another program did to it since the agent started.
     pub drift: Option<Drift>,
-    /// Whether this turn wrote it.
-    pub written: bool,
+    /// Why this turn wrote it, if it did.
+    pub written: Option<Cause>,
 }
 
 impl Finding {
@@ -49,7 +49,15 @@ impl Finding {
             message: None,
             remarks: Vec::new(),
             drift: None,
-            written: false,
+            written: None,
+        }
+    }
+
+    /// Whether this turn gave it another value, as opposed to putting right what another program did a moment ago.
+    pub fn is_changed(&self) -> bool {
+        match self.written {
+            Some(Cause::Ordered | Cause::Restored | Cause::PutBack) => true,
+            Some(Cause::Drifted) | None => false,
         }
     }
 }
@@ -94,7 +102,7 @@ impl Node {
             Cause::Restored => (State::Restored, State::Restoring),
             Cause::Ordered | Cause::Drifted | Cause::PutBack => (State::Applied, State::Pending),
         };
-        let desired = Some(write.to);
+        let (desired, written) = (Some(write.to), Some(write.cause));
         if let Some(retry) = self.failures.get(&write.sysctl) {
             let message = if retry.failure.sysctl == write.sysctl {
                 retry.failure.message.clone()
@@ -107,10 +115,10 @@ impl Node {
         let finding = self.finding(write.sysctl, applied, tuning, None);
         if finding.live == desired {
             let message = self.drift_message(write.sysctl);
-            return Finding { desired, written: true, message, ..finding };
+            return Finding { desired, message, written, ..finding };
         }
         // Another program was faster than the read-back; the next turn sees it.
-        Finding { desired, state: waiting, written: true, ..finding }
+        Finding { desired, state: waiting, written, ..finding }
     }
 
     pub(super) fn finding(

@@ -107,7 +107,7 @@ fn an_order_is_written_and_read_back() {
     let finding = &turn.findings[0];
     assert_eq!(finding.state, State::Applied);
     assert_eq!((finding.live, finding.desired, finding.baseline), (Some(30), Some(30), Some(60)));
-    assert!(finding.written);
+    assert_eq!(finding.written, Some(Cause::Ordered));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_turn_that_finds_all_in_order_writes_nothing() {
         fs::metadata(machine.file(Sysctl::FinTimeout)).unwrap().modified().unwrap(),
     );
     assert_eq!(before, after);
-    assert!(!turn.findings[0].written);
+    assert_eq!(turn.findings[0].written, None);
 }
 
 #[test]

@@ -13,6 +13,8 @@ use crate::sample::{self, Census, Dated, Pair, PodCensus, PodCounts, PortUse};
 const PORTS_MAX: usize = 10;
 const PAIRS_MAX: usize = 5;
 const PODS_MAX: usize = 30;
+/// Twice the longest time that a change is watched for before other nodes follow.
+const SINCE_SECONDS_MAX: u32 = 2 * 86_400;
 
 /// The states of the own namespace, with the machine's orphans beside them.
 pub(crate) fn sockets(census: &Census) -> Option<Sockets> {
@@ -29,44 +31,23 @@ pub(crate) fn sockstat(census: &Census) -> Option<Sockstat> {
     Some(Sockstat { time_wait_and_fin_wait2: value.tw, measured_at: Some(Time(at)) })
 }
 
+/// How connections ended before a sysctl was changed, while anybody may compare that with how they end since.
+pub(crate) fn rates_before(census: &Census) -> Option<Rates> {
+    census.rates_before.filter(|_| census.rates_since.is_none_or(is_recent)).map(Rates::from)
+}
+
+/// How they end since then.
+pub(crate) fn rates_since(census: &Census) -> Option<Rates> {
+    census.rates_since.filter(|rates| is_recent(*rates)).map(Rates::from)
+}
+
+fn is_recent(since: counters::Rates) -> bool {
+    since.seconds <= SINCE_SECONDS_MAX
+}
+
 /// How connections end.
 pub(crate) fn rates(census: &Census) -> Option<Rates> {
-    let counters::Rates {
-        seconds,
-        overflows,
-        aborts_on_memory,
-        aborts_on_timeout,
-        aborts_on_close,
-        aborts_on_data,
-        aborts_on_linger,
-        aborts_failed,
-        resets_sent,
-        established_resets,
-        reused,
-        paws_rejected,
-        connects,
-        accepts,
-        failed_connects,
-        retransmissions,
-    } = census.rates?;
-    Some(Rates {
-        seconds,
-        overflows,
-        aborts_on_memory,
-        aborts_on_timeout,
-        aborts_on_close,
-        aborts_on_data,
-        aborts_on_linger,
-        aborts_failed,
-        resets_sent,
-        established_resets,
-        reused,
-        paws_rejected,
-        connects,
-        accepts,
-        failed_connects,
-        retransmissions,
-    })
+    census.rates.map(Rates::from)
 }
 
 /// The connection tracker's table.
@@ -184,6 +165,8 @@ pub(super) mod tests {
             sockstat: Some(dated(tcp_close::sockets::Sockstat { tw: 3600, machine_orphans: 7 }, at)),
             states: Some(dated(SocketCounts { time_wait: 3500, ..SocketCounts::default() }, at)),
             rates: Some(counters::Rates { seconds: 60, overflows: Some(0), ..counters::Rates::default() }),
+            rates_since: Some(counters::Rates { seconds: 600, ..counters::Rates::default() }),
+            rates_before: None,
             conntrack: Some(sample::Conntrack { entries: 5, max: 262_144 }),
             ports: Some(dated(PortUse { behind: vec![behind], pairs: vec![pair], available: 28_232 }, at)),
             pods: Some(Ok(PodCensus { at, namespaces: 12, unread: 1, minis: 20_400, most: vec![leak] })),
@@ -200,7 +183,17 @@ pub(super) mod tests {
         let empty = Census::default();
         assert_eq!((sockets(&empty), sockstat(&empty), rates(&empty)), (None, None, None));
         assert_eq!((conntrack(&empty), ports(&empty, true), pods(&empty)), (None, None, None));
-        assert_eq!(reach(&empty), None);
+        assert_eq!((rates_before(&empty), rates_since(&empty), reach(&empty)), (None, None, None));
+    }
+
+    #[test]
+    fn how_connections_ended_before_a_change_and_end_since_is_told_for_two_days() {
+        let after = |seconds| {
+            let over = |seconds| Some(counters::Rates { seconds, ..counters::Rates::default() });
+            let census = Census { rates_before: over(60), rates_since: over(seconds), ..Census::default() };
+            [rates_before(&census), rates_since(&census)].map(|rates| rates.map(|rates| rates.seconds))
+        };
+        assert_eq!((after(86_400), after(172_801)), ([Some(60), Some(86_400)], [None, None]));
     }
 
     #[test]

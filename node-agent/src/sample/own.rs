@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use tcp_close::counters::{CounterReader, RateWatch, Rates};
+use tcp_close::counters::{CounterReader, Counters, RateWatch, Rates};
 use tcp_close::sockets::{SocketCounts, Sockstat};
 
 use super::{Conntrack, PortUse, ports};
@@ -57,9 +57,25 @@ impl Own {
 
     /// What happens per minute; `clock` never goes back. A table that cannot be read leaves its events unknown.
     pub fn rates(&mut self, clock: Duration) -> Option<Rates> {
-        let (snmp, netstat) = (self.snmp.read().unwrap_or_default(), self.netstat.read().unwrap_or_default());
-        self.watch.note(self.counters.read(snmp, netstat), clock);
+        let counters = self.counters();
+        self.watch.note(counters, clock);
         self.watch.rates()
+    }
+
+    /// The same over the whole time since the first reading, or since [`forget_rates`](Self::forget_rates).
+    pub fn rates_since(&self) -> Option<Rates> {
+        self.watch.rates_since_start()
+    }
+
+    /// From now on things are different: what has happened so far is in no rate any longer.
+    pub fn forget_rates(&mut self, clock: Duration) {
+        let counters = self.counters();
+        self.watch.note_as_start(counters, clock);
+    }
+
+    fn counters(&mut self) -> Counters {
+        let (snmp, netstat) = (self.snmp.read().unwrap_or_default(), self.netstat.read().unwrap_or_default());
+        self.counters.read(snmp, netstat)
     }
 
     /// How full the connection tracker's table is; `None` where there is none.

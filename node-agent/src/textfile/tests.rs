@@ -38,6 +38,8 @@ fn full() -> Census {
         sockstat: Some(dated(Sockstat { tw: 14, machine_orphans: 3 })),
         states: Some(dated(SocketCounts { time_wait: 12, fin_wait2: 2, ..SocketCounts::default() })),
         rates: Some(Rates { seconds: 60, overflows: Some(5), ..Rates::default() }),
+        rates_since: None,
+        rates_before: None,
         conntrack: Some(Conntrack { entries: 100, max: 262_144 }),
         ports: Some(dated(PortUse { behind: Vec::new(), pairs: vec![pair], available: 28_232 })),
         pods: Some(Ok(pods)),

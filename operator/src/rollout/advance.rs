@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::canary::canaries;
-use super::gate::{self, Changed, Evidence, Verdict};
+use super::gate::{self, Verdict};
 use super::place::{failed, fails_too_often};
 use super::{Member, begin};
 use crate::snapshot::Tuning;
@@ -168,15 +168,9 @@ impl<'a> Scene<'_, 'a> {
     }
 
     fn judge(&self, gate: &Gate, rollout: &RolloutStatus) -> Verdict {
-        let is_heard = |member: &&Member<'_>| member.reachable && member.is_concerned();
-        let (has, has_not): (Vec<_>, Vec<_>) =
-            self.members.iter().filter(is_heard).partition(|member| member.has(&rollout.revision));
-        let changed = has.into_iter().map(|member| {
-            let (before, since) = member.rates();
-            Changed { node: member.name, before, since }
-        });
-        let unchanged = has_not.into_iter().filter_map(Member::rates_now).collect();
-        let evidence = Evidence { changed: changed.collect(), unchanged };
+        let heard = self.members.iter().filter(|member| member.reachable && member.is_concerned());
+        let orders = heard.filter_map(|member| member.order);
+        let evidence = gate::evidence(orders, &self.tuning.uid, &rollout.revision);
         gate::judge(&evidence, gate.min_connections.unwrap_or(MIN_CONNECTIONS))
     }
 

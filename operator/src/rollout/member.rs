@@ -1,7 +1,7 @@
 //! The nodes that a tuning is for, as its rollout sees them. All of it comes from what is stored, and from who is heard.
 
 use crds::TcpCloseNode;
-use crds::node::{Rates, SysctlEntry, SysctlStatus};
+use crds::node::{SysctlEntry, SysctlStatus};
 use crds::state::State;
 use crds::tuning::RolloutStatus;
 use sha2::{Digest, Sha256};
@@ -17,7 +17,7 @@ pub struct Member<'a> {
     /// The Node.
     pub node: &'a Node,
     /// Its order and report, where there is one that can be read.
-    order: Option<&'a TcpCloseNode>,
+    pub order: Option<&'a TcpCloseNode>,
     /// The uid of the tuning.
     tuning: &'a str,
     /// The revision of the tuning that keeps values in force there.
@@ -138,29 +138,6 @@ impl<'a> Member<'a> {
     /// The release of its kernel, as its agent reports it.
     pub fn kernel(&self) -> Option<&'a str> {
         Some(self.order?.status.as_ref()?.node.as_ref()?.kernel_release.as_str())
-    }
-
-    /// How connections fared there before the tuning was changed last, and since then, where that is known.
-    pub fn rates(&self) -> (Option<&'a Rates>, Option<&'a Rates>) {
-        let Some(order) = self.order else { return (None, None) };
-        let rows = own_entries(self.order, self.tuning).filter_map(|entry| row(order, &entry.name));
-        let changed = rows.max_by_key(|row| row.changed_at.as_ref().map(|at| at.0));
-        let before = changed.and_then(|row| row.rates_before.as_ref());
-        (before, self.rates_now().filter(|rates| self.were_measured_since(changed, rates)))
-    }
-
-    /// How connections fare there.
-    pub fn rates_now(&self) -> Option<&'a Rates> {
-        self.order?.status.as_ref()?.rates.as_ref()
-    }
-
-    /// Whether rates were measured after a change: they may be a minute older than the report, and reach back from there.
-    fn were_measured_since(&self, changed: Option<&SysctlStatus>, rates: &Rates) -> bool {
-        let status = self.order.and_then(|order| order.status.as_ref());
-        let reported = status.and_then(|status| Some(status.reported_at.as_ref()?.0));
-        let changed = changed.and_then(|row| Some(row.changed_at.as_ref()?.0));
-        let (Some(reported), Some(changed)) = (reported, changed) else { return false };
-        reported.duration_since(changed).as_secs() >= i64::from(rates.seconds)
     }
 
     /// Its place among the nodes of the tuning: the same in every cluster and at every edit, and no other for its name.

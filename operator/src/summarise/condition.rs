@@ -69,7 +69,8 @@ pub enum Reason {
 impl Reason {
     /// Every one of them.
     #[cfg(test)]
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
+        Self::Suspended,
         Self::Applied,
         Self::AppliedExceptStale,
         Self::AppliedWithExceptions,

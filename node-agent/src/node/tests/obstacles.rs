@@ -112,7 +112,7 @@ fn what_would_be_done_is_foreseen_beside_the_agent_that_holds_the_journal() {
     machine.set(Sysctl::FinTimeout, 45);
     let turn = machine.node().foresee(&order, machine.at(0));
     let [finding] = turn.findings.as_slice() else { panic!("{turn:?}") };
-    assert_eq!((finding.state, finding.baseline, finding.written), (State::WouldChange, Some(60), false));
+    assert_eq!((finding.state, finding.baseline, finding.written), (State::WouldChange, Some(60), None));
     assert_eq!(finding.message.as_deref(), Some("net.ipv4.tcp_fin_timeout 45 -> 30"));
     assert_eq!((machine.live(Sysctl::FinTimeout), turn.obstacle.is_none()), (Some(45), true));
 }

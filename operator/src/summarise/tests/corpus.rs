@@ -12,6 +12,7 @@ use kube::Resource;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::switch::Switch;
 
 /// A situation, what Ready, Reconciling and Stalled say in it, and a cluster that is in it.
 type Row = (&'static str, &'static str, fn() -> Cluster);
@@ -79,6 +80,11 @@ const TABLE: &[Row] = &[
         cluster
     }),
     ("paused", "False Paused", || begun(Rollout { paused: Some(true), ..one_at_a_time() })),
+    ("suspended", "False Suspended", || {
+        let mut cluster = settled(&["n1"]);
+        cluster.snapshot.switch = Switch::Hold;
+        cluster
+    }),
     ("gate-inconclusive", "False GateInconclusive Reconciling", || soaked(60)),
     ("gate-inconclusive-for-long", "False GateInconclusive Stalled", || soaked(660)),
     ("rolling-back", "False RollingBack Reconciling", failing),
