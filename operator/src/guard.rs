@@ -64,13 +64,13 @@ fn transition(guard: &Guard, told: Option<&str>, now: Option<&str>) -> Option<Tr
     if told == now {
         return None;
     }
+    let Guard { name, without } = guard;
     let message = now.map_or_else(
-        || "it is in place again".into(),
+        || format!("ValidatingAdmissionPolicy {name} is in place again"),
         |why| {
             format!(
-                "nothing holds those who write to their own objects: {why}; so {}. Put it back with `helm upgrade` and \
-                 admissionPolicy.enabled=true",
-                guard.without
+                "ValidatingAdmissionPolicy {name} holds nobody ({why}): {without}. Put it back with `helm upgrade`, with \
+                 admissionPolicy.enabled=true"
             )
         },
     );
@@ -81,11 +81,9 @@ fn transition(guard: &Guard, told: Option<&str>, now: Option<&str>) -> Option<Tr
 /// A policy that could not be looked at.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error(
-        "look at ValidatingAdmissionPolicy {1} and its binding; whether agents are held to their nodes is not known"
-    )]
+    #[error("look whether ValidatingAdmissionPolicy {1} is in place")]
     Read(#[source] kube::Error, &'static str),
-    #[error("look at ValidatingAdmissionPolicy {name} and its binding: no answer within {} s", TIMEOUT.as_secs())]
+    #[error("look whether ValidatingAdmissionPolicy {name} is in place: no answer within {} s", TIMEOUT.as_secs())]
     Timeout { name: &'static str },
 }
 

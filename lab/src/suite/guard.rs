@@ -31,7 +31,7 @@ fn missing(suite: &Suite) -> Outcome {
     });
     suite.cluster.apply(&again.to_string())?;
     noticed?;
-    said(suite, "1", "GuardInPlace", "it is in place again")
+    said(suite, "1", "GuardInPlace", "is in place again")
 }
 
 /// The metric shows it, and an event says why.
