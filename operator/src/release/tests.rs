@@ -47,8 +47,8 @@ impl Server {
             if self.events.is_empty() {
                 std::future::pending::<()>().await;
             }
-            let lines: String = self.events.iter().map(|event| format!("{event}\n")).collect();
-            return Response::new(Body::from(lines.into_bytes()));
+            let lines = self.events.iter().flat_map(|event| [event.to_string(), "\n".into()]);
+            return Response::new(Body::from(lines.collect::<String>().into_bytes()));
         }
         if request.method() == Method::PATCH {
             let body = request.into_body().collect_bytes().await.unwrap();
