@@ -198,12 +198,14 @@ pub(crate) fn output(command: &mut Command) -> Result<Output> {
 pub(crate) fn run_with_input(command: &mut Command, input: &[u8]) -> Result<String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|source| Error::Start { program: shown(command), source })?;
-    // A program that ends early breaks the pipe; its own words say why, so they are the error.
-    if let Some(mut stdin) = child.stdin.take() {
-        let _ = stdin.write_all(input);
-    }
-    let output =
-        child.wait_with_output().map_err(|source| Error::Start { program: shown(command), source })?;
+    let stdin = child.stdin.take();
+    let output = std::thread::scope(|scope| {
+        // Beside reading: a program that answers while it reads would wait for us, and we for it.
+        // One that ends early breaks the pipe; its own words say why, so they are the error.
+        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input)));
+        child.wait_with_output()
+    });
+    let output = output.map_err(|source| Error::Start { program: shown(command), source })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

@@ -249,16 +249,18 @@ fn spoken(role: &Value) -> Vec<String> {
     fn words<'a>(rule: &'a Value, list: &str) -> Vec<&'a str> {
         rule[list].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
     }
-    let rules = role["rules"].as_array().into_iter().flatten();
-    let lines = rules.flat_map(|rule| {
-        let (names, verbs) = (words(rule, "resourceNames").join(" "), words(rule, "verbs").join(" "));
-        let resources = words(rule, "resources").into_iter();
-        let qualified = resources.flat_map(move |resource| {
-            words(rule, "apiGroups").into_iter().map(move |group| qualified(resource, group))
-        });
-        qualified.map(move |resource| format!("{resource} [] [{names}] [{verbs}]")).collect::<Vec<_>>()
-    });
-    lines.collect()
+    let mut lines = Vec::new();
+    for rule in role["rules"].as_array().into_iter().flatten() {
+        let (names, verbs) = (words(rule, "resourceNames"), words(rule, "verbs").join(" "));
+        let names = if names.is_empty() { vec![""] } else { names };
+        for resource in words(rule, "resources") {
+            for group in words(rule, "apiGroups") {
+                let resource = qualified(resource, group);
+                lines.extend(names.iter().map(|name| format!("{resource} [] [{name}] [{verbs}]")));
+            }
+        }
+    }
+    lines
 }
 
 /// `tcpclosenodes.tcpclose.dev/status`
