@@ -52,8 +52,9 @@ pub enum What {
     },
     /// The whole agent on a crowded node, beside TuneD and node_exporter, and its sampler through an hour.
     Agent {
-        /// For how long CPU time is measured, with pods every 5 s and again with pods each second.
-        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+        /// For how long CPU time is measured, with pods every 5 s and again with pods each second. In less than two minutes some
+        /// readings are not made at all.
+        #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
     },
     /// Counting closing sockets, beside ss, netstat, node_exporter and others; needs no cluster.
@@ -103,7 +104,8 @@ fn become_release() -> Error {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let mut command = Command::new(&cargo);
-    command.current_dir(checkout.root()).args(["run", "--release", "--quiet", "--package", "lab", "--"]);
+    command.current_dir(checkout.root()).args(["run", "--quiet", "--profile", "bench"]);
+    command.args(["--package", "lab", "--"]);
     let source = command.args(arguments).exec();
     Error::Start { program: cargo.to_string_lossy().into_owned(), source }
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A control plane answers after about 7 s on two idle cores; a loaded machine may take much longer.
-const READY_DEADLINE: Duration = Duration::from_mins(2);
+pub(crate) const READY_DEADLINE: Duration = Duration::from_mins(2);
 /// So much of a log is shown when its process has ended.
 const TAIL_LINES: usize = 15;
 
@@ -54,7 +54,11 @@ impl Component {
         let path = |path: PathBuf| path.display().to_string();
         match self {
             Self::Etcd => etcd_arguments(&path(cluster.dir().join("etcd"))),
-            Self::ApiServer => api_server_arguments(&path(cluster.pki())),
+            Self::ApiServer => {
+                let mut arguments = api_server_arguments(&path(cluster.pki()));
+                arguments.extend(audit_arguments(&path(cluster.audit_policy()), &path(cluster.audit_log())));
+                arguments
+            }
             Self::ControllerManager => {
                 let kubeconfig = path(cluster.component_kubeconfig(self));
                 controller_manager_arguments(&path(cluster.pki()), &kubeconfig)
@@ -104,6 +108,15 @@ fn api_server_arguments(pki: &str) -> Vec<String> {
     ]
 }
 
+fn audit_arguments(policy: &str, log: &str) -> [String; 3] {
+    [
+        format!("--audit-policy-file={policy}"),
+        format!("--audit-log-path={log}"),
+        // In MB. It is read while it is written, and goes with the lab.
+        "--audit-log-maxsize=4096".into(),
+    ]
+}
+
 fn controller_manager_arguments(pki: &str, kubeconfig: &str) -> Vec<String> {
     vec![
         format!("--kubeconfig={kubeconfig}"),
@@ -122,10 +135,19 @@ impl Cluster {
         if let Some(running) = self.records().alive(component.name()) {
             return Ok(running);
         }
-        let mut command = process::daemon(self.program(component.name()), self.name());
-        command.args(component.arguments(self)).current_dir(self.dir());
+        if component == Component::ApiServer {
+            files::write(&self.audit_policy(), include_str!("control_plane/audit.yaml"))?;
+        }
+        let mut command = self.component_command(component);
         let log = self.component_log(component);
         self.net()?.run(|| self.records().start(component.name(), &mut command, &log))?
+    }
+
+    /// The command line of a process of the control plane.
+    pub(crate) fn component_command(&self, component: Component) -> Command {
+        let mut command = process::daemon(self.program(component.name()), self.name());
+        command.args(component.arguments(self)).current_dir(self.dir());
+        command
     }
 
     /// Ends a process of the control plane in order (SIGTERM).
@@ -172,6 +194,10 @@ impl Cluster {
 
     pub(crate) fn component_kubeconfig(&self, component: Component) -> PathBuf {
         self.dir().join(format!("{}.kubeconfig", component.name()))
+    }
+
+    fn audit_policy(&self) -> PathBuf {
+        self.dir().join("audit-policy.yaml")
     }
 
     pub(crate) fn pki(&self) -> PathBuf {

@@ -1,6 +1,7 @@
 //! A real cluster on one machine: a control plane and nodes in namespaces of their own, built from package registries
 //! and taken down without a trace. The demo, the tests and the benches run on it. It knows nothing about tuning.
 
+mod audit;
 pub mod bench;
 mod cgroup;
 mod checkout;
@@ -25,10 +26,12 @@ mod pki;
 mod process;
 mod programs;
 mod prove;
+mod proxy;
 mod relay;
 mod report;
 mod shared_build;
 pub mod sockets;
+mod stale;
 pub mod suite;
 mod tools;
 pub mod traffic;

@@ -23,6 +23,7 @@ use crate::{
 
 mod alone;
 mod another;
+mod bearer;
 mod benches;
 mod cautions;
 mod checks;
@@ -30,8 +31,12 @@ mod counts;
 mod crash;
 mod explain;
 mod faults;
+mod fenced;
+mod flow;
 mod fuzz;
+mod guard;
 mod helm;
+mod hostile;
 mod inputs;
 mod leader;
 mod lives;
@@ -39,18 +44,27 @@ mod lost;
 mod messages;
 mod metrics;
 mod misplaced;
+mod operator_kills;
 mod orders;
+mod own_operator;
+mod partition;
 mod pods;
 mod privilege;
 mod prove;
+mod recreated;
 mod rights;
 mod rivals;
+mod rollout;
 mod rules;
+mod skew;
+mod stale;
 mod standalone;
 mod stored;
+mod storm;
 mod strace;
 mod strangers;
 mod undoing;
+mod uninstall;
 mod whole_run;
 
 /// The tests of `cargo lab test`.
@@ -63,6 +77,8 @@ const TESTS: &[&[Test]] = &[
     helm::TESTS,
     privilege::TESTS,
     rights::TESTS,
+    hostile::TESTS,
+    flow::TESTS,
     faults::TESTS,
     messages::TESTS,
     metrics::TESTS,
@@ -70,6 +86,7 @@ const TESTS: &[&[Test]] = &[
     cautions::TESTS,
     misplaced::TESTS,
     standalone::TESTS,
+    rollout::TESTS,
     crash::TESTS,
     strangers::TESTS,
     undoing::TESTS,
@@ -78,9 +95,19 @@ const TESTS: &[&[Test]] = &[
 const LONG_TESTS: &[&[Test]] = &[
     orders::LONG_TESTS,
     rivals::LONG_TESTS,
+    rollout::LONG_TESTS,
     misplaced::LONG_TESTS,
     leader::LONG_TESTS,
+    fenced::LONG_TESTS,
+    storm::LONG_TESTS,
+    partition::LONG_TESTS,
+    recreated::LONG_TESTS,
+    skew::LONG_TESTS,
+    stale::LONG_TESTS,
+    operator_kills::LONG_TESTS,
     helm::LONG_TESTS,
+    uninstall::LONG_TESTS,
+    guard::LONG_TESTS,
     faults::LONG_TESTS,
     lost::LONG_TESTS,
     stored::LONG_TESTS,

@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crds::TcpCloseNode;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tcp_close::Sysctl;
@@ -68,6 +69,16 @@ pub struct OrderMark {
     pub uid: String,
     /// The generation of its spec.
     pub generation: i64,
+}
+
+impl OrderMark {
+    /// That of an order as an API server shows it.
+    pub fn of(object: &TcpCloseNode) -> Self {
+        Self {
+            uid: object.metadata.uid.clone().unwrap_or_default(),
+            generation: object.metadata.generation.unwrap_or_default(),
+        }
+    }
 }
 
 /// What a journal's file says.
@@ -154,6 +165,11 @@ impl Journal {
     /// Whether an order is at least as new as the last one that was accepted.
     pub fn accepts(&self, order: &OrderMark) -> bool {
         self.order.as_ref().is_none_or(|last| last.uid != order.uid || last.generation <= order.generation)
+    }
+
+    /// Whether an order is of another object than the last one that was accepted: a generation says nothing then.
+    pub fn is_of_another_object(&self, order: &OrderMark) -> bool {
+        self.order.as_ref().is_some_and(|last| last.uid != order.uid)
     }
 
     /// Changes the records and saves them, with the order that was accepted; they are on disk when this returns. Saves
@@ -338,6 +354,9 @@ mod tests {
         assert_eq!(journal.records(), &Records::from([(Sysctl::FinTimeout, record)]));
         assert!(!journal.accepts(&mark("u", 3)), "an older order");
         assert!(journal.accepts(&mark("u", 4)) && journal.accepts(&mark("another", 1)));
+        assert!(
+            journal.is_of_another_object(&mark("another", 1)) && !journal.is_of_another_object(&mark("u", 5))
+        );
     }
 
     #[test]

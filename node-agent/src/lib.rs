@@ -21,4 +21,5 @@ pub mod sentinel;
 pub mod sock_diag;
 pub mod standalone;
 pub mod textfile;
+pub mod ticks;
 pub mod watchdog;

@@ -123,6 +123,6 @@ fn start(arguments: Run) -> Result<(), String> {
             Config::incluster().map_err(|error| format!("this is no pod with a service account: {error}"))?;
         let client = crds::client::client(&config)
             .map_err(|error| format!("the credentials for the API server cannot be used: {error}"))?;
-        run(settings, client).await.map_err(|error| format!("signals cannot be received: {error}"))
+        run(settings, client).await.map_err(|error| format!("it could not go on: {error}"))
     })
 }

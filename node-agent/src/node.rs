@@ -20,7 +20,7 @@ use tcp_close::plan::{Cause, Outcome, Plan, Write, plan};
 
 use crate::apply::{Failure, apply};
 use crate::facts::{self, Watcher};
-use crate::journal::{self, Journal};
+use crate::journal::{self, Journal, OrderMark};
 use crate::life::life;
 use crate::order::{Order, hypothetical};
 use crate::procfs::{self, Held, Procfs};
@@ -218,6 +218,13 @@ impl Node {
         let reported = &self.reported;
         self.journal.as_mut().map_or(Ok(()), |journal| rebuild(journal, reported))?;
         Ok(())
+    }
+
+    /// Whether the last order that was accepted, now or before a restart, was of another object. Which of two objects is the
+    /// older one cannot be told from their generations.
+    pub fn knows_another_object(&mut self, mark: &OrderMark) -> bool {
+        // Without a journal nothing is written at all.
+        self.journal().is_ok_and(|journal| journal.is_of_another_object(mark))
     }
 
     /// A new order gets its first try at once.

@@ -53,10 +53,7 @@ impl Order {
             }
         }
         Self {
-            mark: OrderMark {
-                uid: object.metadata.uid.clone().unwrap_or_default(),
-                generation: object.metadata.generation.unwrap_or_default(),
-            },
+            mark: OrderMark::of(object),
             node_uid: spec.node_uid.clone(),
             revision: spec.revision.clone(),
             report_interval_seconds: spec.report_interval_seconds,

@@ -13,9 +13,9 @@ use crds::{TcpCloseNode, TcpCloseNodeStatus};
 use futures::StreamExt;
 use kube::{Api, Client};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cluster::{self, Error, News};
+use crate::journal::OrderMark;
 use crate::node::{Moment, Node, Obstacle, Turn};
 use crate::order::Order;
 use crate::procfs::Procfs;
@@ -23,6 +23,7 @@ use crate::report::{self, Past, Surroundings, Urgency};
 use crate::sample::{Census, PodOptions, Sampler};
 use crate::sentinel::Sentinel;
 use crate::textfile::Textfile;
+use crate::ticks::Ticks;
 use crate::watchdog::Watchdog;
 
 /// A foreign change is noticed within this.
@@ -68,6 +69,8 @@ struct Agent {
     order: Option<Order>,
     /// The generation whose removals were confirmed by a quorum read.
     confirmed: Option<i64>,
+    /// Whether an object was seen that is not the one known, and that a quorum read has to confirm.
+    doubtful: bool,
     /// The status that is stored, as far as we know.
     stored: Option<TcpCloseNodeStatus>,
     /// The status of the last turn, stored or not: it knows what was written to the kernel and not reported yet.
@@ -91,12 +94,11 @@ struct Agent {
 /// Runs until the process is asked to end. Values stay as they are then.
 ///
 /// # Errors
-/// Where signals cannot be received.
+/// Where signals or ticks of a timer cannot be received.
 pub async fn run(settings: Settings, client: Client) -> std::io::Result<()> {
     let mut terminate = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut news = pin!(cluster::watch(Api::all(client.clone()), &settings.node));
-    let mut turns = interval(TURN);
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let turns = Ticks::every(TURN)?;
     let watchdog = Watchdog::start();
     let mut agent = Agent::new(settings, client);
     loop {
@@ -104,7 +106,7 @@ pub async fn run(settings: Settings, client: Client) -> std::io::Result<()> {
             () = any(&mut terminate) => break,
             Some(news) = news.next() => agent.take(news),
             answer = answered(&mut agent.request) => agent.take_answer(answer),
-            _ = turns.tick() => {}
+            tick = turns.next() => tick?,
         }
         agent.turn(Moment::now());
         watchdog.turned();
@@ -147,6 +149,7 @@ impl Agent {
             node,
             order: None,
             confirmed: None,
+            doubtful: false,
             stored: None,
             latest: None,
             surroundings,
@@ -163,11 +166,27 @@ impl Agent {
 
     fn take(&mut self, news: News) {
         match news {
-            News::Object(object) => self.take_order(&object),
+            News::Object(object) => self.take_seen(&object),
             News::Absent => {
                 tracing::warn!(node = self.settings.node, "has no TcpCloseNode; what is in force stays");
             }
             News::Unknown(why) => tracing::warn!(why, "no news from the API server; what is in force stays"),
+        }
+    }
+
+    /// What a watch shows may be old. A generation tells, but between two objects of this name only a quorum does.
+    fn take_seen(&mut self, object: &TcpCloseNode) {
+        let mark = OrderMark::of(object);
+        let known = self.order.as_ref().map(|known| &known.mark);
+        self.doubtful =
+            known.is_none_or(|known| known.uid != mark.uid) && self.node.knows_another_object(&mark);
+        if self.doubtful {
+            tracing::warn!(
+                uid = mark.uid,
+                "this node's TcpCloseNode is another object now; it is read again"
+            );
+        } else {
+            self.take_order(object);
         }
     }
 
@@ -214,6 +233,9 @@ impl Agent {
         self.sampler.update(&mut self.surroundings.census, moment);
         if let Some(textfile) = &mut self.textfile {
             textfile.write_if_due(&self.surroundings.census, now);
+        }
+        if self.doubtful && self.request.is_none() && now >= self.not_before {
+            self.read_again();
         }
         let Some(order) = &self.order else { return };
         let confirmed = !order.removes() || self.confirmed == Some(order.mark.generation);
@@ -291,6 +313,7 @@ impl Agent {
             Answer::Written(Err(error), _) => self.wait(&format!("the status was not written: {error}")),
             Answer::Read(result) => match *result {
                 Ok(Some(object)) => {
+                    self.doubtful = false;
                     self.take_order(&object);
                     self.confirmed = object.metadata.generation;
                     self.retry = RETRY_FIRST;
@@ -307,3 +330,6 @@ impl Agent {
         self.retry = (self.retry * 2).min(RETRY_MAX);
     }
 }
+
+#[cfg(test)]
+mod tests;

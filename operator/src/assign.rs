@@ -276,11 +276,9 @@ pub async fn carry_out(
     metrics: &Metrics,
 ) -> Vec<Write> {
     let sending = writes.into_iter().map(async |write| {
-        if !leadership.may_write() {
-            return None;
-        }
-        let result = tokio::time::timeout(TIMEOUT, send(client, &write)).await;
+        let sent = leadership.fence(tokio::time::timeout(TIMEOUT, send(client, &write))).await;
         health.beat();
+        let result = sent?;
         let result = result.unwrap_or_else(|_| Err(Error::Timeout { node: write.node().into() }));
         let (fate, taken) = match result {
             Ok(Taken::Yes) => (Fate::Taken, Some(write)),

@@ -8,6 +8,7 @@ use crds::node::EntryAction;
 use crds::state::State;
 use crds::tuning::{Phase, WorstNode};
 use crds::{TcpCloseNode, TcpCloseTuning, TcpCloseTuningStatus};
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::FIELD_MANAGER;
 use crate::assign::{Removed, Write};
+use crate::lead::Leadership;
 use crate::limit;
 use crate::snapshot::Tuning;
 use crate::summarise::AT_RISK;
@@ -179,13 +181,18 @@ struct News {
 }
 
 impl Events {
-    /// Events by this replica. The future tells them; it has to be polled.
-    pub fn start(client: Client, identity: &str) -> (Self, impl Future<Output = ()> + use<>) {
+    /// Events by this replica, as long as it leads. The future tells them; it has to be polled.
+    pub fn start(
+        client: Client,
+        identity: &str,
+        leadership: Leadership,
+    ) -> (Self, impl Future<Output = ()> + use<>) {
         let (sender, mut receiver) = mpsc::channel(WAITING_MAX);
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity.into()) };
         let telling = async move {
             while let Some(news) = receiver.recv().await {
-                tell(&client, &reporter, news).await;
+                // What nobody hears of any longer is the successor's to tell.
+                let _ = leadership.fence(tell(&client, &reporter, news)).await;
             }
         };
         (Self(sender), telling)
@@ -212,6 +219,11 @@ impl Events {
         for (write, transition) in news.into_iter().take(NODES_MAX) {
             self.tell(reference::<TcpCloseNode>(write.node(), write.uid()), transition);
         }
+    }
+
+    /// Tells of a policy, by name alone where it does not exist.
+    pub fn tell_of_policy(&self, name: &str, uid: Option<&str>, transition: Transition) {
+        self.tell(reference::<ValidatingAdmissionPolicy>(name, uid), transition);
     }
 
     fn tell(&self, about: ObjectReference, transition: Transition) {

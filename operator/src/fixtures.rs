@@ -360,7 +360,7 @@ pub(crate) fn in_state(state: &str, message: &str) -> impl FnOnce(&mut TcpCloseN
     let (state, message) = (state.to_string(), message.to_string());
     move |status| {
         let row = &mut status.sysctls[0];
-        row.rule = (state == "Refused").then(|| "a-rule".into());
+        row.rule = (state == "Refused").then(|| "out-of-bounds".into());
         (row.state, row.message, row.live) = (state, Some(message), Some(60));
     }
 }

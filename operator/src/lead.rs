@@ -2,12 +2,16 @@
 //!
 //! The lease alone is not enough: while the API server is away, a lease manager goes on saying that it leads after its
 //! lease has run out. So every successful renewal moves a deadline on this process's own monotonic clock, and past
-//! it nothing is written.
+//! it nothing is written: a process may be frozen anywhere, also in the middle of a write, and wake when another leads.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request};
+use http::{Method, Request, Response};
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::Client;
 use kube::client::Body;
 use kube_lease_manager::{LeaseCreateMode, LeaseManager, LeaseManagerError, LeaseParams};
@@ -43,6 +47,18 @@ impl Leadership {
         *self.leads.borrow() && deadline.is_some_and(|deadline| Instant::now() < deadline)
     }
 
+    /// Does a write as long as it may, and no further: that is asked before each of its steps, the last of which sends it.
+    /// `None` where it was let go.
+    pub async fn fence<T>(&self, write: impl Future<Output = T>) -> Option<T> {
+        let mut write = pin!(write);
+        poll_fn(
+            |context| {
+                if self.may_write() { write.as_mut().poll(context).map(Some) } else { Poll::Ready(None) }
+            },
+        )
+        .await
+    }
+
     /// Returns when it may write, or may no longer.
     pub async fn changed(&mut self) {
         if self.leads.changed().await.is_err() {
@@ -65,7 +81,7 @@ impl Candidate {
     pub fn new(client: &Client, namespace: &str, identity: &str) -> (Self, Leadership) {
         let (leads, receiver) = watch::channel(false);
         let deadline = Arc::new(Mutex::new(None));
-        let client = noting_renewals(client.clone(), namespace, deadline.clone());
+        let client = noting_renewals(client.clone(), namespace, identity, deadline.clone());
         let candidate = Self { client, namespace: namespace.into(), identity: identity.into(), leads };
         (candidate, Leadership { leads: receiver, deadline })
     }
@@ -97,6 +113,10 @@ impl Candidate {
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
             manager = making => manager?,
         };
+        if !*self.leads.borrow() {
+            // One that it held in an earlier life it takes anew: until a renewal it would not know how long it may write.
+            manager.release().await?;
+        }
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => {}
             result = self.follow(&manager, complaint) => return result,
@@ -151,22 +171,36 @@ impl Complaint {
 }
 
 /// The same client, noting when a write to the lease was sent that the API server took.
-fn noting_renewals(client: Client, namespace: &str, deadline: Arc<Mutex<Option<Instant>>>) -> Client {
+fn noting_renewals(
+    client: Client,
+    namespace: &str,
+    identity: &str,
+    deadline: Arc<Mutex<Option<Instant>>>,
+) -> Client {
+    let identity = Arc::<str>::from(identity);
     let service = tower::service_fn(move |request: Request<Body>| {
-        let (client, deadline) = (client.clone(), deadline.clone());
+        let (client, identity, deadline) = (client.clone(), identity.clone(), deadline.clone());
         async move {
             let renews = request.method() == Method::PATCH;
             // The lease runs from when it was asked for, not from when the answer came.
             let asked = Instant::now();
-            let response = client.send(request).await?;
-            if renews && response.status().is_success() {
+            let (parts, body) = client.send(request).await?.into_parts();
+            let answer = body.collect_bytes().await?;
+            if renews && parts.status.is_success() && is_held_by(&identity, &answer) {
                 let until = asked + DURATION.saturating_sub(MARGIN);
                 *deadline.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
             }
-            Ok::<_, kube::Error>(response)
+            Ok::<_, kube::Error>(Response::from_parts(parts, Body::from(answer)))
         }
     });
     Client::new(service, namespace)
+}
+
+/// Whether the lease that the API server answers with is this operator's: the manager's renewals do not name a holder, so one
+/// that comes too late renews the lease of another.
+fn is_held_by(identity: &str, answer: &[u8]) -> bool {
+    let lease = serde_json::from_slice::<Lease>(answer).ok();
+    lease.and_then(|lease| lease.spec?.holder_identity).is_some_and(|holder| holder == identity)
 }
 
 #[cfg(test)]

@@ -7,15 +7,18 @@
 
 pub mod assign;
 pub mod event;
+pub mod guard;
 pub mod history;
 pub mod lead;
 pub mod limit;
 pub mod metrics;
 pub mod node_condition;
+pub mod release;
 pub mod report;
 pub mod resolve;
 pub mod rollout;
 pub mod run;
+pub mod sanitize;
 pub mod serve;
 pub mod snapshot;
 pub mod summarise;

@@ -1,10 +1,12 @@
-//! `tcpclose-operator`: reads its flags, makes a client, and works until it is told to stop.
+//! `tcpclose-operator`: reads its flags, makes a client, and works until it is told to stop; or helps an uninstall.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
-use operator::run::{self, Settings};
+use clap::{Parser, Subcommand, ValueEnum};
+use kube::Client;
+use operator::run::Settings;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -15,6 +17,23 @@ use tracing_subscriber::prelude::*;
 #[derive(Parser)]
 #[command(version)]
 struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Works until it is told to stop.
+    Run(Run),
+    /// Before an uninstall: asks the operator that runs to take every order back, waits until the nodes have put back
+    /// what they held before, and says which have not.
+    ///
+    /// Exits 0 whatever it finds: an uninstall goes on.
+    Release(Release),
+}
+
+#[derive(clap::Args)]
+struct Run {
     /// The namespace that it runs in; its lease lives there.
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: String,
@@ -31,6 +50,16 @@ struct Args {
     /// How it logs. RUST_LOG selects what; absent: info.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+#[derive(clap::Args)]
+struct Release {
+    /// The namespace that the operator runs in; its switch lives there.
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: String,
+    /// How long nodes are waited for, in seconds.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout_seconds: u64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -57,9 +86,21 @@ enum Error {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    log(args.log_format);
-    match start(args) {
+    match Args::parse().command {
+        Command::Run(args) => {
+            log(args.log_format);
+            exit(start(run(args)))
+        }
+        Command::Release(args) => {
+            log(LogFormat::Text);
+            let _ = exit(start(release(args)));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn exit(result: Result<(), Error>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{}", operator::chain(&error));
@@ -78,22 +119,37 @@ fn log(format: LogFormat) {
     }
 }
 
-fn start(args: Args) -> Result<(), Error> {
+fn start(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    runtime.block_on(work(args))
+    runtime.block_on(work)
 }
 
-async fn work(args: Args) -> Result<(), Error> {
-    let Args { namespace, identity, health_address, node_condition, log_format: _ } = args;
-    let stop = stop_on_signal().map_err(Error::Signals)?;
+async fn client() -> Result<Client, Error> {
     let config = kube::Config::infer().await.map_err(|error| Error::Configure(Box::new(error)))?;
-    let client = crds::client::client(&config).map_err(|error| Error::Client(Box::new(error)))?;
+    crds::client::client(&config).map_err(|error| Error::Client(Box::new(error)))
+}
+
+async fn run(args: Run) -> Result<(), Error> {
+    let Run { namespace, identity, health_address, node_condition, log_format: _ } = args;
+    let stop = stop_on_signal().map_err(Error::Signals)?;
+    let client = client().await?;
     let listener =
         TcpListener::bind(health_address).await.map_err(|error| Error::Listen(error, health_address))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace, identity, %health_address, "starts");
-    Box::pin(run::run(client, listener, Settings { namespace, identity, node_condition }, stop)).await;
+    let settings = Settings { namespace, identity, node_condition };
+    Box::pin(operator::run::run(client, listener, settings, stop)).await;
     tracing::info!("stopped");
+    Ok(())
+}
+
+async fn release(Release { namespace, timeout_seconds }: Release) -> Result<(), Error> {
+    let client = client().await?;
+    println!(
+        "asks the operator to take back what it has ordered, and waits for the nodes: {timeout_seconds} s at most"
+    );
+    let patience = Duration::from_secs(timeout_seconds);
+    print!("{}", operator::release::release(&client, &namespace, patience).await);
     Ok(())
 }
 

@@ -72,6 +72,7 @@ type Turns = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histog
 pub struct Metrics {
     writes: Family<[(&'static str, &'static str); 2], Counter>,
     turns: Turns,
+    guards: Family<[(&'static str, &'static str); 1], Gauge>,
     leader: Gauge,
     switch: Family<[(&'static str, &'static str); 1], Gauge>,
     own: Arc<Registry>,
@@ -80,7 +81,8 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let (writes, leader, switch) = (Family::default(), Gauge::default(), Family::default());
+        let (writes, guards, leader) = (Family::default(), Family::default(), Gauge::default());
+        let switch = Family::default();
         let turns = Turns::new_with_constructor(|| Histogram::new(BUCKETS));
         let mut own = Registry::with_prefix(PREFIX);
         own.register(
@@ -94,6 +96,11 @@ impl Default for Metrics {
             switch.clone(),
         );
         own.register(
+            "operator_admission_policy",
+            "1 where the policy is in place and denies, 0 where it does not exist or does not",
+            guards.clone(),
+        );
+        own.register(
             "operator_api_writes",
             "Writes to the API server, by what became of them",
             writes.clone(),
@@ -104,7 +111,7 @@ impl Default for Metrics {
             Unit::Seconds,
             turns.clone(),
         );
-        Self { writes, turns, leader, switch, own: Arc::new(own), fleet: Arc::default() }
+        Self { writes, turns, guards, leader, switch, own: Arc::new(own), fleet: Arc::default() }
     }
 }
 
@@ -118,6 +125,15 @@ impl Metrics {
     pub fn note_switch(&self, switch: &Switch) {
         for label in Switch::LABELS {
             self.switch.get_or_create(&[("state", label)]).set((label == switch.label()).into());
+        }
+    }
+
+    /// Shows whether a policy is in place; nothing where that is not known.
+    pub fn show_guard(&self, policy: &'static str, in_place: Option<bool>) {
+        let labels = [("policy", policy)];
+        match in_place {
+            Some(in_place) => drop(self.guards.get_or_create(&labels).set(in_place.into())),
+            None => drop(self.guards.remove(&labels)),
         }
     }
 

@@ -108,24 +108,24 @@ fn with_sockets_of(fresh: TcpCloseTuningStatus, stored: &TcpCloseTuningStatus) -
 }
 
 /// The status of a tuning. What it does not say is removed.
-fn whole(tuning: &Tuning, status: &TcpCloseTuningStatus) -> Value {
+fn whole(tuning: &Tuning, version: Option<&str>, status: &TcpCloseTuningStatus) -> Value {
     json!({
         "apiVersion": TuningObject::api_version(&()),
         "kind": TuningObject::kind(&()),
         // The uid, so that a tuning made anew does not get the answer to the old one.
-        "metadata": { "name": tuning.name, "uid": tuning.uid },
+        "metadata": { "name": tuning.name, "uid": tuning.uid, "resourceVersion": version },
         "status": status,
     })
 }
 
 /// The status of a tuning that cannot be decoded: how far its rollout is cannot be read either, and stays.
-fn without_rollout(tuning: &Tuning, status: &TcpCloseTuningStatus) -> Value {
+fn without_rollout(tuning: &Tuning, version: Option<&str>, status: &TcpCloseTuningStatus) -> Value {
     let mut fields = json!(status);
     for field in ["nodes", "sockets", "worst", "refusals"] {
         // In a merge patch null removes.
         fields[field] = Value::Null;
     }
-    json!({ "metadata": { "uid": tuning.uid }, "status": fields })
+    json!({ "metadata": { "uid": tuning.uid, "resourceVersion": version }, "status": fields })
 }
 
 /// A status that the API server did not take.
@@ -187,10 +187,8 @@ impl Reporter {
         let age = |at| now.saturating_duration_since(at);
         let ages = Ages { any: written.map(|written| age(written.at)), sockets: sockets_at.map(age) };
         let Some(status) = next_write(before.as_ref(), fresh, ages) else { return };
-        if !leadership.may_write() {
-            return;
-        }
-        let fate = match self.write(tuning, &status).await {
+        let Some(taken) = leadership.fence(self.write(tuning, &status)).await else { return };
+        let fate = match taken {
             Ok(true) => Fate::Taken,
             Ok(false) => Fate::Outdated,
             Err(error) => {
@@ -210,23 +208,50 @@ impl Reporter {
     }
 
     /// Whether it was taken; not, where the tuning has gone or been made anew.
+    ///
+    /// It names the version that it is about, so that one that was long on its way does not land on what a successor has
+    /// written since. Where others were faster it goes out once more, whatever the version: their writes must not starve it.
     async fn write(&self, tuning: &Tuning, status: &TcpCloseTuningStatus) -> Result<bool, Error> {
+        let version = Some(tuning.resource_version.as_str());
+        match self.apply(tuning, version, status).await? {
+            Answer::Taken => Ok(true),
+            Answer::Gone => Ok(false),
+            Answer::Conflict => Ok(matches!(self.apply(tuning, None, status).await?, Answer::Taken)),
+        }
+    }
+
+    async fn apply(
+        &self,
+        tuning: &Tuning,
+        version: Option<&str>,
+        status: &TcpCloseTuningStatus,
+    ) -> Result<Answer, Error> {
         let api = Api::<TuningObject>::all(self.client.clone());
         let params = PatchParams::apply(FIELD_MANAGER);
         let (params, patch) = match &tuning.spec {
-            Ok(_) => (params.force(), Patch::Apply(whole(tuning, status))),
-            Err(_) => (params, Patch::Merge(without_rollout(tuning, status))),
+            Ok(_) => (params.force(), Patch::Apply(whole(tuning, version, status))),
+            Err(_) => (params, Patch::Merge(without_rollout(tuning, version, status))),
         };
         let sending = api.patch_status(&tuning.name, &params, &patch);
         let Ok(result) = tokio::time::timeout(TIMEOUT, sending).await else {
             return Err(Error::Timeout { tuning: tuning.name.clone() });
         };
         match result {
-            Ok(_) => Ok(true),
-            Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => Ok(false),
+            Ok(_) => Ok(Answer::Taken),
+            Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(Answer::Gone),
+            Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(Answer::Conflict),
             Err(error) => Err(Error::Write(error, tuning.name.clone())),
         }
     }
+}
+
+/// What the API server says to a status.
+enum Answer {
+    Taken,
+    /// The tuning is not there.
+    Gone,
+    /// It is another one now, or at another version.
+    Conflict,
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub use content::{Content, Contents, orders_of};
 use content::{Offer, hold};
 
 /// The schema takes no more. More tunings than this on one node are not looked at by anybody.
-const OBSERVE_MAX: usize = 64;
+pub(crate) const OBSERVE_MAX: usize = 64;
 
 /// What is to be ordered, by node name.
 #[derive(Clone, Debug, Default, PartialEq)]

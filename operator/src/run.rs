@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::assign::{self, Sent};
 use crate::event::Events;
+use crate::guard;
 use crate::history::History;
 use crate::lead::{Candidate, Leadership};
 use crate::limit::{HeldBack, Limiter, confirm};
@@ -48,7 +49,7 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
     let (caches, watching) = Caches::start(&client, &settings.namespace);
     let (candidate, leadership) = Candidate::new(&client, &settings.namespace, &settings.identity);
     let mut stopping = stop.clone();
-    let (events, telling) = Events::start(client.clone(), &settings.identity);
+    let (events, telling) = Events::start(client.clone(), &settings.identity, leadership.clone());
     let (holding, held) = watch::channel(HeldBack::default());
     let (silence, silent) = watch::channel(BTreeSet::new());
     let cluster = Cluster {
@@ -58,6 +59,7 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
         metrics: metrics.clone(),
     };
     let orders = order(client.clone(), events.clone(), cluster.clone(), silent, holding);
+    let guarding = guard::watch_over(client.clone(), leadership.clone(), events.clone(), metrics.clone());
     let conditions = settings.node_condition.then(|| NodeConditions::new(client.clone()));
     let reporter = Reporter::new(client, events, metrics.clone());
     let statuses = status(reporter, conditions, cluster, silence, held);
@@ -68,7 +70,7 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
         std::future::pending::<()>().await;
     };
     let work = async {
-        tokio::join!(watching, orders, statuses, telling, listed);
+        tokio::join!(watching, orders, statuses, guarding, telling, listed);
     };
     let until_stopped = async {
         tokio::select! {

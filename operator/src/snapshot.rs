@@ -206,6 +206,11 @@ impl Snapshot {
         node.is_ready() && status.is_some_and(|status| status.observed_generation >= 0)
     }
 
+    /// Why the object of this name cannot be decoded; `None` where it can, or where there is none.
+    pub fn unreadable_order(&self, name: &str) -> Option<&str> {
+        self.orders.get(name)?.0.as_ref().err().map(|invalid| invalid.error.as_str())
+    }
+
     /// The tuning of this uid.
     pub fn tuning(&self, uid: &str) -> Option<&Tuning> {
         self.tunings.iter().find(|tuning| tuning.uid == uid)

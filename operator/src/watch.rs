@@ -18,6 +18,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::sanitize;
 use crate::snapshot::{Node, OrderObject, RETRY_AT, Snapshot, Tuning, TuningObject};
 use crate::summarise::leaked;
 use crate::switch::{self, Switch};
@@ -126,6 +127,9 @@ where
 fn strip<K: Resource>(object: &mut DeserializeGuard<K>) {
     object.meta_mut().managed_fields = None;
     object.meta_mut().annotations = None;
+    if let Err(invalid) = &mut object.0 {
+        invalid.error = sanitize::error(&invalid.error);
+    }
 }
 
 fn strip_tuning(object: &mut TuningObject) {
@@ -135,11 +139,11 @@ fn strip_tuning(object: &mut TuningObject) {
     object.meta_mut().annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
 }
 
-/// Drops what nothing here reads: the figures of ports and of thirty pods take more memory than all the rest of a node.
+/// Drops what nothing here reads, thirty pods' figures first, and makes harmless what an agent may have written.
 fn strip_order(object: &mut OrderObject) {
     strip(object);
     let Ok(TcpCloseNode { status: Some(status), .. }) = &mut object.0 else { return };
-    status.ports = None;
+    sanitize::status(status);
     if let Some(pods) = &mut status.pods {
         pods.most.retain(|pod| leaked(pod).is_some());
         pods.most.shrink_to_fit();

@@ -35,3 +35,47 @@ app.kubernetes.io/component: {{ . }}
 {{- define "tcp-close-tuning.username" -}}
 system:serviceaccount:{{ .root.Release.Namespace }}:{{ include "tcp-close-tuning.name" . }}-{{ .component }}
 {{- end }}
+
+{{/* With the container's, all that Pod Security `restricted` asks for. */}}
+{{- define "tcp-close-tuning.restrictedPod" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+{{- define "tcp-close-tuning.restrictedContainer" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{/* Where the operator's image runs. Takes the root. */}}
+{{- define "tcp-close-tuning.operatorPlacement" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.operator.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.operator.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.operator.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.operator.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Annotations of what is there while an uninstall begins, and at no other time. */}}
+{{- define "tcp-close-tuning.uninstallHook" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- end }}

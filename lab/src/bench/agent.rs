@@ -36,8 +36,9 @@ use crate::{
 const CROWD: Size = Size { time_waits: 60_000, namespaces: 110 };
 /// How many seconds the sampler lives through.
 const HOUR: u32 = 3600;
-/// Its start is not what an agent takes: it has connected, read everything once and reported by then.
-const SETTLING: Duration = Duration::from_secs(15);
+/// Its start is not what an agent takes: by then it has connected, read everything once, looked at each process twice, which
+/// it does half a minute after the first time where there are many, and reported.
+const SETTLING: Duration = Duration::from_secs(45);
 /// Where node_exporter listens in the node's namespace.
 const EXPORTER_PORT: u16 = 19_100;
 /// How often Prometheus scrapes by default.

@@ -7,17 +7,18 @@ use std::{
 };
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::{Deserializer, Value, json};
 
 use super::{
-    FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, condition, ensure, everywhere, said_no, tuning,
+    FIN_TIMEOUT, Failure, Outcome, Suite, Test, condition, ensure, everywhere, faults::all_writes, said_no,
+    tuning,
 };
 use crate::{
+    audit::Counts,
     error::{Error, Result},
-    install::{NAMESPACE, RELEASE, install},
+    install::{NAMESPACE, install},
     node::Node,
-    programs,
-    report::{Seen, during, poll_until},
+    process, programs,
 };
 
 pub(super) const TESTS: &[Test] = &[
@@ -32,7 +33,6 @@ pub(super) const TESTS: &[Test] = &[
 pub(super) const LONG_TESTS: &[Test] = &[
     Test { name: "kstatus_judges_every_situation_as_flux_would", run: kstatus },
     Test { name: "helm_upgrade_keeps_tunings_and_values_in_force", run: upgrade },
-    Test { name: "helm_uninstall_keeps_crds_tunings_and_values_until_the_next_install", run: uninstall },
 ];
 
 /// How long helm may wait; a failure that is seen takes no third of it.
@@ -61,10 +61,23 @@ fn release(suite: &Suite, verb: &str, values: &str) -> (Result<String>, Duration
 }
 
 /// What the chart makes of some values.
-fn rendered(suite: &Suite, values: &[&str]) -> Result<String> {
+pub(super) fn rendered(suite: &Suite, values: &[&str]) -> Result<String> {
     let chart = suite.cluster.checkout().root().join("charts/tcp-close-tuning").display().to_string();
     let set = values.iter().flat_map(|value| ["--set", value]);
-    suite.cluster.helm(&["template", &chart].into_iter().chain(set).collect::<Vec<_>>())
+    let template = ["template", &chart, "--namespace", NAMESPACE];
+    suite.cluster.helm(&template.into_iter().chain(set).collect::<Vec<_>>())
+}
+
+/// Manifests as objects.
+pub(super) fn objects(suite: &Suite, manifests: &str) -> Result<Vec<Value>> {
+    let mut kubectl = suite.cluster.client("kubectl");
+    kubectl.args(["create", "--dry-run=client", "--validate=false", "--output=json", "--filename", "-"]);
+    let text = process::run_with_input(&mut kubectl, manifests.as_bytes())?;
+    let objects = Deserializer::from_str(&text).into_iter::<Value>().collect::<Result<_, _>>();
+    objects.map_err(|error| Error::Unclear {
+        what: "kubectl create --output=json".into(),
+        why: error.to_string(),
+    })
 }
 
 /// The lines are there with these values, and not without them.
@@ -97,7 +110,18 @@ fn switches(suite: &Suite) -> Outcome {
     let service = rendered(suite, &["metrics.service.enabled=false"])?;
     ensure(!service.contains("kind: Service\n"), || {
         "there is a Service without metrics.service.enabled".into()
-    })
+    })?;
+    for (value, kind) in [
+        ("admissionPolicy.enabled", "ValidatingAdmissionPolicy"),
+        ("flowControl.enabled", "FlowSchema"),
+        ("uninstall.restore", "Job"),
+    ] {
+        let line = format!("kind: {kind}\n");
+        ensure(rendered(suite, &[])?.contains(&line), || format!("there is no {kind}"))?;
+        let without = rendered(suite, &[&format!("{value}=false")])?;
+        ensure(!without.contains(&line), || format!("there is a {kind} without {value}"))?;
+    }
+    Ok(())
 }
 
 fn misspelt_value(suite: &Suite) -> Outcome {
@@ -221,7 +245,7 @@ fn progressing(suite: &Suite) -> Outcome {
 }
 
 /// What the nodes' kernels held while something went on, node by node.
-fn held_during(suite: &Suite, act: impl FnOnce() -> Outcome) -> Result<BTreeSet<String>, Failure> {
+pub(super) fn held_during(suite: &Suite, act: impl FnOnce() -> Outcome) -> Result<BTreeSet<String>, Failure> {
     let over = AtomicBool::new(false);
     let look = || {
         let mut seen = BTreeSet::new();
@@ -244,7 +268,7 @@ fn held_during(suite: &Suite, act: impl FnOnce() -> Outcome) -> Result<BTreeSet<
 }
 
 /// What must survive: which object it is, and what it asks for.
-fn identity(suite: &Suite) -> Result<Value, Failure> {
+pub(super) fn identity(suite: &Suite) -> Result<Value, Failure> {
     let object = suite.get("tcpclosetuning", "web")?;
     Ok(json!([object["metadata"]["uid"], object["metadata"]["generation"], object["spec"]]))
 }
@@ -253,58 +277,19 @@ fn upgrade(suite: &Suite) -> Outcome {
     suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 30"]))?;
     suite.wait_until_applied("web")?;
     let before = identity(suite)?;
+    let mark = suite.cluster.audit_mark()?;
     let annotations = ["agent", "operator"].map(|part| format!("{part}.podAnnotations.lab=upgraded"));
     let more = ["--set", &annotations.join(",")];
     let held = held_during(suite, || Ok(install(&suite.cluster, &suite.images, &more)?))?;
     ensure(held == BTreeSet::from(["30".to_owned()]), || format!("meanwhile the kernels held {held:?}"))?;
     ensure(identity(suite)? == before, || format!("before the upgrade: {before}"))?;
     suite.wait_until_applied("web")?;
+    // Each log begins with its agent.
+    let written = all_writes(suite)?;
+    ensure(written.iter().all(|writes| *writes == 0), || format!("new agents wrote {written:?} values"))?;
+    println!("    API writes meanwhile: {}", Counts(&suite.cluster.audited_since(mark)?));
     // The new programs follow.
     suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 25"]))?;
     suite.wait_until_applied("web")?;
     all_hold(suite, "25")
-}
-
-fn uninstall(suite: &Suite) -> Outcome {
-    suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 30"]))?;
-    suite.wait_until_applied("web")?;
-    let before = identity(suite)?;
-    let held = held_during(suite, || {
-        let gone = uninstalled(suite, &before);
-        // The next test needs it.
-        let back = install(&suite.cluster, &suite.images, &[]).map_err(Failure::from);
-        gone.and(back)
-    })?;
-    ensure(held == BTreeSet::from(["30".to_owned()]), || format!("meanwhile the kernels held {held:?}"))?;
-    ensure(identity(suite)? == before, || format!("before the uninstall: {before}"))?;
-    suite.wait_until_applied("web")?;
-    // The journals have kept what was there before.
-    suite.clear()?;
-    all_hold(suite, "60")
-}
-
-fn uninstalled(suite: &Suite, before: &Value) -> Outcome {
-    let arguments = ["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"];
-    during("helm uninstall --wait", || suite.cluster.helm(&arguments))?;
-    poll_until("no agent and no operator runs", SOON, || {
-        let mut running = Vec::new();
-        for node in suite.cluster.nodes() {
-            running.extend(node.processes(programs::AGENT)?);
-            running.extend(node.processes(programs::OPERATOR)?);
-        }
-        Ok(Seen::when(running.is_empty(), || format!("{running:?}")))
-    })?;
-    let left = suite.cluster.kubectl(&[
-        "get",
-        "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings",
-        "--selector",
-        "app.kubernetes.io/name=tcp-close-tuning",
-        "--output",
-        "name",
-    ])?;
-    ensure(left.is_empty(), || format!("this is left: {left}"))?;
-    let nodes = suite.get("tcpclosenodes", "")?;
-    let count = nodes["items"].as_array().map(Vec::len);
-    ensure(count == Some(suite.cluster.nodes().len()), || format!("{count:?} nodes' objects are left"))?;
-    ensure(identity(suite)? == *before, || format!("before the uninstall: {before}"))
 }

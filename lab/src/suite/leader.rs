@@ -51,7 +51,7 @@ fn taken_over(suite: &Suite) -> Outcome {
     })
 }
 
-fn with_a_standby(suite: &Suite, work: impl FnOnce() -> Outcome) -> Outcome {
+pub(super) fn with_a_standby(suite: &Suite, work: impl FnOnce() -> Outcome) -> Outcome {
     scale(suite, 2)?;
     let outcome = work();
     scale(suite, 1)?;
@@ -109,12 +109,12 @@ fn settled_leader(suite: &Suite) -> Result<String> {
 }
 
 /// The name of the pod that holds the lease.
-fn leader(suite: &Suite) -> Result<String> {
+pub(super) fn leader(suite: &Suite) -> Result<String> {
     let path = "jsonpath={.spec.holderIdentity}";
     suite.cluster.kubectl(&["get", "lease", DEPLOYMENT, "--namespace", NAMESPACE, "--output", path])
 }
 
-fn scale(suite: &Suite, replicas: u8) -> Result<(), Failure> {
+pub(super) fn scale(suite: &Suite, replicas: u8) -> Result<(), Failure> {
     let deployment = format!("deployment/{DEPLOYMENT}");
     let replicas = format!("--replicas={replicas}");
     suite.cluster.kubectl(&["scale", &deployment, "--namespace", NAMESPACE, &replicas])?;

@@ -16,7 +16,7 @@ pub(super) const TESTS: &[Test] =
 const SHOWN: Duration = Duration::from_secs(15);
 
 /// The samples of the operator, each under its name and labels.
-fn scrape(suite: &Suite) -> Result<BTreeMap<String, String>> {
+pub(super) fn scrape(suite: &Suite) -> Result<BTreeMap<String, String>> {
     let pods = in_namespace(suite, &["pods", "--selector=app.kubernetes.io/component=operator"])?;
     let name = pods["items"][0]["metadata"]["name"].as_str().unwrap_or_default();
     let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{name}:8081/proxy/metrics");

@@ -236,9 +236,10 @@ fn without_rules_at_admission(suite: &Suite, work: impl FnOnce() -> Outcome) -> 
     under_definition(suite, &lax, work)
 }
 
-/// Gives the API server another definition of tunings meanwhile.
+/// Gives the API server another definition meanwhile, in place of the one of its name.
 pub(super) fn under_definition(suite: &Suite, definition: &Value, work: impl FnOnce() -> Outcome) -> Outcome {
-    let present = suite.get("customresourcedefinition", DEFINITION)?;
+    let name = definition["metadata"]["name"].as_str().unwrap_or_default();
+    let present = suite.get("customresourcedefinition", name)?;
     let outcome = define(suite, definition).and_then(|()| work());
     define(suite, &present)?;
     let manifest = super::tuning("bad", &everywhere(&["tcpFinTimeoutSeconds: 65"]));
@@ -270,7 +271,7 @@ fn remove_rules(schema: &mut Value) {
 }
 
 /// Applies the definition in helm's name: the next upgrade must not meet another owner.
-fn define(suite: &Suite, definition: &Value) -> Outcome {
+pub(super) fn define(suite: &Suite, definition: &Value) -> Outcome {
     let metadata = &definition["metadata"];
     let manifest = json!({
         "apiVersion": definition["apiVersion"],

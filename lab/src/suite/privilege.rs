@@ -9,7 +9,11 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Failure, Outcome, Suite, Test, ensure, said_no};
+use super::{
+    Failure, Outcome, Suite, Test, ensure,
+    helm::{objects, rendered},
+    said_no,
+};
 use crate::{
     error::{Error, Result},
     files,
@@ -27,7 +31,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "the_live_agent_has_no_capability_and_can_get_none", run: no_capability },
     Test { name: "the_live_agent_can_write_two_folders_of_its_node", run: writable_mounts },
     Test { name: "the_live_agent_listens_nowhere", run: no_listener },
-    Test { name: "the_operators_pod_is_admitted_where_restricted_is_enforced", run: restricted },
+    Test { name: "the_operators_pods_are_admitted_where_restricted_is_enforced", run: restricted },
 ];
 
 /// Pods of an earlier generation take their grace to go.
@@ -270,16 +274,15 @@ fn no_listener(suite: &Suite) -> Outcome {
 }
 
 /// The pod of a workload's template, without the service account, which the other namespace does not have.
-fn pod_of(suite: &Suite, workload: &str) -> Result<String, Failure> {
-    let object = in_namespace(suite, &[workload])?;
-    let template = &object["spec"]["template"];
+fn pod_of(workload: &Value) -> String {
+    let template = &workload["spec"]["template"];
     let mut spec = template["spec"].clone();
     if let Some(spec) = spec.as_object_mut() {
         spec.remove("serviceAccount");
         spec.remove("serviceAccountName");
     }
     let metadata = json!({ "name": "trial", "labels": template["metadata"]["labels"] });
-    Ok(json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec }).to_string())
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec }).to_string()
 }
 
 fn restricted(suite: &Suite) -> Outcome {
@@ -301,8 +304,11 @@ fn admission(suite: &Suite, namespace: &str) -> Outcome {
         let arguments = ["create", "--namespace", namespace, "--dry-run=server", "--filename", "-"];
         process::run_with_input(kubectl.args(arguments), pod.as_bytes())
     };
-    create(&pod_of(suite, "deployment/tcp-close-tuning-operator")?)?;
+    create(&pod_of(&in_namespace(suite, &["deployment/tcp-close-tuning-operator"])?))?;
+    let chart = objects(suite, &rendered(suite, &[])?)?;
+    let hook = chart.iter().find(|object| object["kind"] == "Job");
+    create(&pod_of(hook.ok_or_else(|| Failure("the chart has no Job".into()))?))?;
     // It is enforced there: the agent's pod is not admitted.
-    let said = said_no(create(&pod_of(suite, "daemonset/tcp-close-tuning-agent")?))?;
+    let said = said_no(create(&pod_of(&in_namespace(suite, &["daemonset/tcp-close-tuning-agent"])?)))?;
     ensure(said.contains("violates PodSecurity \"restricted:latest\""), || said.clone())
 }

@@ -1,18 +1,24 @@
 //! What the two programs may do in the cluster: the API server denies a node's token every write but that of its own
 //! node's status, whatever the agent would like.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::collections::BTreeSet;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Failure, Outcome, Suite, Test, ensure, privilege::agent, said_no};
+use super::{
+    Failure, Outcome, SOON, Suite, Test,
+    bearer::Bearer,
+    ensure,
+    helm::{objects, rendered},
+    privilege::agent,
+    said_no,
+};
 use crate::{
     error::Result,
-    files,
-    install::NAMESPACE,
+    install::{NAMESPACE, RELEASE},
     node::Node,
-    process::{self, Process},
-    programs,
+    process,
+    report::{Seen, poll_until},
 };
 
 pub(super) const TESTS: &[Test] = &[
@@ -20,46 +26,11 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "a_nodes_token_is_denied_every_other_write_and_read", run: nothing_else },
     Test { name: "an_agents_token_without_a_node_writes_no_status", run: token_without_node },
     Test { name: "an_administrator_writes_neither_orders_nor_statuses", run: administrator },
-    Test { name: "the_rights_of_agent_and_operator_are_the_listed_ones", run: listed_rights },
+    Test { name: "the_rights_of_every_program_are_the_listed_ones", run: listed_rights },
+    Test { name: "who_has_admin_writes_no_tunings_and_who_has_the_editors_role_does", run: editors },
 ];
 
-/// Somebody who has nothing but a token.
-struct Bearer<'a> {
-    suite: &'a Suite,
-    server: String,
-    authority: PathBuf,
-    token: String,
-}
-
-impl<'a> Bearer<'a> {
-    fn new(suite: &'a Suite, token: &str) -> Result<Self, Failure> {
-        let query = "jsonpath={.clusters[0].cluster.server}";
-        let server = suite.cluster.kubectl(&["config", "view", "--output", query])?;
-        let token = token.trim().to_owned();
-        Ok(Self { suite, server, authority: suite.cluster.pki().join("ca.crt"), token })
-    }
-
-    /// Whoever has taken the token out of a running pod.
-    fn of_process(suite: &'a Suite, process: Process) -> Result<Self, Failure> {
-        let folder = "root/var/run/secrets/kubernetes.io/serviceaccount";
-        let token = files::read(&PathBuf::from(format!("/proc/{}/{folder}/token", process.pid)))?;
-        Self::new(suite, &token)
-    }
-
-    /// Runs kubectl with the token and without the administrator's certificate.
-    fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
-        let mut kubectl = self.suite.cluster.client("kubectl");
-        kubectl.env("KUBECONFIG", "/dev/null").args(["--server", &self.server, "--token", &self.token]);
-        kubectl.arg("--certificate-authority").arg(&self.authority).args(arguments);
-        process::run_with_input(&mut kubectl, input.as_bytes())
-    }
-
-    /// Patches an object, or its status, without reading it first.
-    fn patch(&self, object: &str, more: &[&str]) -> Result<String> {
-        let patch = ["apply", "--server-side", "--force-conflicts", "--validate=false", "--filename", "-"];
-        self.kubectl(&[&patch, more].concat(), object)
-    }
-
+impl Bearer<'_> {
     /// Patches a node's status; as a dry run, which is admitted or denied like any other.
     fn patch_status(&self, node: &str) -> Result<String> {
         self.patch(&node_with_status(node), &["--subresource=status", "--dry-run=server"])
@@ -76,7 +47,7 @@ fn node_with_status(node: &str) -> String {
     )
 }
 
-fn object(version: &str, kind: &str, name: &str, part: &str, content: &serde_json::Value) -> String {
+fn object(version: &str, kind: &str, name: &str, part: &str, content: &Value) -> String {
     let object = json!({
         "apiVersion": version, "kind": kind, "metadata": { "name": name }, part: content,
     });
@@ -187,9 +158,7 @@ fn patches(node: &Node) -> Vec<(String, &'static [&'static str], &'static str)> 
 }
 
 fn token_without_node(suite: &Suite) -> Outcome {
-    let account = "tcp-close-tuning-agent";
-    let token = suite.cluster.kubectl(&["create", "token", account, "--namespace", NAMESPACE])?;
-    let bearer = Bearer::new(suite, &token)?;
+    let bearer = Bearer::new(suite, &account_token(suite, "tcp-close-tuning-agent")?)?;
     let node = &suite.cluster.nodes()[0].name;
     is_denied(bearer.patch_status(node), "this token of the agent's names no node")
 }
@@ -224,29 +193,107 @@ fn administrator(suite: &Suite) -> Outcome {
     )
 }
 
+/// A token of a ServiceAccount, of no pod and no node.
+pub(super) fn account_token(suite: &Suite, account: &str) -> Result<String> {
+    suite.cluster.kubectl(&["create", "token", account, "--namespace", NAMESPACE])
+}
+
 /// What the bearer may do, one right per line, without the widths of the columns.
 fn rights(bearer: &Bearer<'_>) -> Result<BTreeSet<String>, Failure> {
     let said = bearer.kubectl(&["auth", "can-i", "--list", "--namespace", NAMESPACE], "")?;
     Ok(said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect())
 }
 
+/// The programs, each with what it may do: the ServiceAccount's name is the release's with this.
+const LISTED: [(&str, &str); 3] = [
+    ("agent", include_str!("../../fixtures/rbac-agent.txt")),
+    ("operator", include_str!("../../fixtures/rbac-operator.txt")),
+    ("uninstall", include_str!("../../fixtures/rbac-uninstall.txt")),
+];
+
 fn listed_rights(suite: &Suite) -> Outcome {
-    let nobody = suite.cluster.kubectl(&["create", "token", "default", "--namespace", NAMESPACE])?;
-    let everybodys = rights(&Bearer::new(suite, &nobody)?)?;
-    let mut operators = Vec::new();
-    for node in suite.cluster.nodes() {
-        operators.extend(node.processes(programs::OPERATOR)?);
+    let chart = objects(suite, &rendered(suite, &[])?)?;
+    let hook: Vec<_> = chart.iter().filter(|object| is_right_of_uninstall(object)).collect();
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": hook }).to_string();
+    suite.cluster.apply(&list)?;
+    let compared = LISTED.iter().try_for_each(|(name, listed)| compare_rights(suite, &chart, name, listed));
+    let mut delete = suite.cluster.client("kubectl");
+    process::run_with_input(delete.args(["delete", "--filename", "-"]), list.as_bytes())?;
+    compared
+}
+
+/// The hook of an uninstall brings its rights with it.
+fn is_right_of_uninstall(object: &Value) -> bool {
+    object["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete" && object["kind"] != "Job"
+}
+
+/// What the API server says that a token may do, and what the chart asks for, are what is listed.
+fn compare_rights(suite: &Suite, chart: &[Value], name: &str, listed: &str) -> Outcome {
+    let account = format!("{RELEASE}-{name}");
+    let everybodys = rights(&Bearer::new(suite, &account_token(suite, "default")?)?)?;
+    let rights = rights(&Bearer::new(suite, &account_token(suite, &account)?)?)?;
+    let listed: BTreeSet<_> = listed.lines().map(str::to_owned).collect();
+    let own: BTreeSet<_> = rights.difference(&everybodys).cloned().collect();
+    ensure(own == listed, || format!("{name} may {own:#?}\nlisted: {listed:#?}"))?;
+    let asked: BTreeSet<_> = chart.iter().filter(|role| is_role(role, &account)).flat_map(spoken).collect();
+    ensure(asked == listed, || format!("for {name} the chart asks {asked:#?}\nlisted: {listed:#?}"))
+}
+
+fn is_role(object: &Value, name: &str) -> bool {
+    let kind = object["kind"].as_str().unwrap_or_default();
+    ["Role", "ClusterRole"].contains(&kind) && object["metadata"]["name"] == name
+}
+
+/// The rules of a role as `kubectl auth can-i --list` prints them: `leases.coordination.k8s.io [] [name] [get update]`.
+fn spoken(role: &Value) -> Vec<String> {
+    fn words<'a>(rule: &'a Value, list: &str) -> Vec<&'a str> {
+        rule[list].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
     }
-    let agent = agent(&suite.cluster.nodes()[0])?;
-    for (name, process, listed) in [
-        ("agent", Some(agent), include_str!("../../fixtures/rbac-agent.txt")),
-        ("operator", operators.first().copied(), include_str!("../../fixtures/rbac-operator.txt")),
-    ] {
-        let process = process.ok_or_else(|| Failure(format!("no {name} runs")))?;
-        let rights = rights(&Bearer::of_process(suite, process)?)?;
-        let own: Vec<_> = rights.difference(&everybodys).map(String::as_str).collect();
-        let listed: Vec<_> = listed.lines().collect();
-        ensure(own == listed, || format!("{name}: {own:#?}\nlisted: {listed:#?}"))?;
+    let rules = role["rules"].as_array().into_iter().flatten();
+    let lines = rules.flat_map(|rule| {
+        let (names, verbs) = (words(rule, "resourceNames").join(" "), words(rule, "verbs").join(" "));
+        let resources = words(rule, "resources").into_iter();
+        let qualified = resources.flat_map(move |resource| {
+            words(rule, "apiGroups").into_iter().map(move |group| qualified(resource, group))
+        });
+        qualified.map(move |resource| format!("{resource} [] [{names}] [{verbs}]")).collect::<Vec<_>>()
+    });
+    lines.collect()
+}
+
+/// `tcpclosenodes.tcpclose.dev/status`
+fn qualified(resource: &str, group: &str) -> String {
+    let (resource, sub) = resource.split_once('/').map_or((resource, None), |(all, sub)| (all, Some(sub)));
+    let group = if group.is_empty() { String::new() } else { format!(".{group}") };
+    let sub = sub.map(|sub| format!("/{sub}")).unwrap_or_default();
+    format!("{resource}{group}{sub}")
+}
+
+/// A person with `admin`, the strongest of the roles that are handed out, and then with the chart's own.
+fn editors(suite: &Suite) -> Outcome {
+    let binding = |role: &str| format!("lab-{role}");
+    let bind = |role: &str| {
+        let (name, role) = (binding(role), format!("--clusterrole={role}"));
+        suite.cluster.kubectl(&["create", "clusterrolebinding", &name, &role, "--user=lab-person"])
+    };
+    let may = |verb: &str| {
+        suite.cluster.kubectl(&["auth", "can-i", verb, "tcpclosetunings.tcpclose.dev", "--as=lab-person"])
+    };
+    let editor = format!("{RELEASE}-editor");
+    let steps = || {
+        bind("admin")?;
+        poll_until("who has admin reads tunings", SOON, || may("list").map(|_| Seen::Yes))?;
+        for verb in ["create", "update", "patch", "delete"] {
+            ensure(may(verb).is_err(), || format!("who has admin may {verb} tunings"))?;
+        }
+        bind(&editor)?;
+        poll_until("who has the editor's role writes tunings", SOON, || may("create").map(|_| Seen::Yes))?;
+        Ok(())
+    };
+    let outcome = steps();
+    for role in ["admin", &editor] {
+        let delete = ["delete", "clusterrolebinding", &binding(role), "--ignore-not-found"];
+        suite.cluster.kubectl(&delete)?;
     }
-    Ok(())
+    outcome
 }

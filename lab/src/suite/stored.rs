@@ -1,18 +1,16 @@
 //! A tuning that v0.1.0 has stored, and that breaks a rule of this version.
 
-use serde_json::{Deserializer, Value, json};
+use serde_json::{Value, json};
 use tcp_close::Sysctl;
 
 use super::{
     FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, ensure, everywhere,
+    helm::objects,
     misplaced::{DEFINITION, tune_when_learnt, under_definition},
     orders::all_hold,
     tuning,
 };
-use crate::{
-    error::{Error, Result},
-    process,
-};
+use crate::error::{Error, Result};
 
 pub(super) const LONG_TESTS: &[Test] = &[Test {
     name: "a_tuning_stored_by_v0_1_0_that_meets_a_caution_is_kept_refused_in_words_and_can_be_edited",
@@ -30,7 +28,7 @@ fn stored_before_the_rule(suite: &Suite) -> Outcome {
         everywhere(&[&format!("tcpTimestamps: {timestamps}"), &format!("tcpFinTimeoutSeconds: {seconds}")])
     };
     let mut stored = Value::Null;
-    under_definition(suite, &definition_of_v0_1_0(suite)?, || {
+    under_definition(suite, &definition_of_v0_1_0(suite, DEFINITION)?, || {
         tune_when_learnt(suite, "web", &spec(0, 30))?;
         stored = identity(suite)?;
         Ok(())
@@ -72,19 +70,14 @@ fn identity(suite: &Suite) -> Result<Value> {
     Ok(json!([object["metadata"]["uid"], object["metadata"]["generation"], object["spec"]]))
 }
 
-/// The definition of tunings as the chart of v0.1.0 installs it.
-fn definition_of_v0_1_0(suite: &Suite) -> Result<Value, Failure> {
+/// A definition as the chart of v0.1.0 installs it.
+pub(super) fn definition_of_v0_1_0(suite: &Suite, name: &str) -> Result<Value, Failure> {
     let chart = suite.cluster.checkout().root().join(CHART).display().to_string();
     let manifests = suite.cluster.helm(&["template", &chart, "--show-only", "templates/crds.yaml"])?;
-    let mut kubectl = suite.cluster.client("kubectl");
-    kubectl.args(["create", "--dry-run=client", "--validate=false", "--output=json", "--filename", "-"]);
-    let objects = process::run_with_input(&mut kubectl, manifests.as_bytes())?;
-    let unclear = |why: String| Error::Unclear { what: CHART.into(), why };
-    for object in Deserializer::from_str(&objects).into_iter::<Value>() {
-        let object = object.map_err(|error| unclear(error.to_string()))?;
-        if object["metadata"]["name"] == DEFINITION {
+    for object in objects(suite, &manifests)? {
+        if object["metadata"]["name"] == name {
             return Ok(object);
         }
     }
-    Err(unclear(format!("it has no {DEFINITION}")).into())
+    Err(Error::Unclear { what: CHART.into(), why: format!("it has no {name}") }.into())
 }

@@ -1,5 +1,6 @@
 //! The fleet as metrics: what the statuses say, at the moment when they were computed.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::atomic::AtomicU64;
 
@@ -11,6 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{Atomic, Gauge};
 use prometheus_client::registry::Registry;
 use tcp_close::metric;
+use tcp_close::rule::RULES;
 use tcp_close::sockets::State;
 
 use super::PREFIX;
@@ -153,11 +155,18 @@ fn progress(page: &mut Page, tunings: &[Summary<'_>]) {
         "tuning_refused_nodes",
         "Nodes where the rule forbids something that the tuning orders",
         tunings,
-        |status| {
-            let refusals = status.refusals.iter();
-            refusals.map(|refusal| (vec![("rule", refusal.rule.clone())], u64::from(refusal.nodes))).collect()
-        },
+        refused_nodes,
     );
+}
+
+/// Agents name the rules: those that this version does not know are one, so that series cannot multiply.
+fn refused_nodes(status: &TcpCloseTuningStatus) -> Vec<Sample> {
+    let mut by_rule = BTreeMap::<&str, u64>::new();
+    for refusal in &status.refusals {
+        let known = RULES.iter().map(|rule| rule.id).find(|id| *id == refusal.rule);
+        *by_rule.entry(known.unwrap_or("unknown")).or_default() += u64::from(refusal.nodes);
+    }
+    by_rule.into_iter().map(|(rule, nodes)| (vec![("rule", rule.into())], nodes)).collect()
 }
 
 fn nodes_by_state(nodes: &NodeCounts) -> [Sample; 5] {

@@ -18,6 +18,7 @@ fn shown(cluster: &mut Cluster) -> String {
     metrics.note_switch(&cluster.snapshot.switch);
     metrics.note_write(Kind::Order, Fate::Taken);
     metrics.note_turn(Kind::Status, Duration::from_millis(3));
+    metrics.show_guard("tcp-close-tuning-nodes", Some(true));
     metrics.show_fleet(registry(&fleet, &summaries));
     metrics.text(true).unwrap()
 }
@@ -104,7 +105,7 @@ fn nodes_and_conditions_are_those_of_the_status() {
             "tcpclose_tuning_condition{tuning=\"web\",type=\"Ready\",status=\"false\"} 1",
             "tcpclose_tuning_condition{tuning=\"web\",type=\"Ready\",status=\"true\"} 0",
             "tcpclose_tuning_condition{tuning=\"web\",type=\"Stalled\",status=\"true\"} 1",
-            "tcpclose_tuning_refused_nodes{tuning=\"web\",rule=\"a-rule\"} 1",
+            "tcpclose_tuning_refused_nodes{tuning=\"web\",rule=\"out-of-bounds\"} 1",
         ],
     );
 }
@@ -204,6 +205,16 @@ fn a_standby_shows_itself_and_nothing_of_the_fleet() {
 }
 
 #[test]
+fn a_policy_of_which_nothing_is_known_has_no_series() {
+    let metrics = Metrics::default();
+    let shown = || metrics.text(false).unwrap();
+    metrics.show_guard("tcp-close-tuning-nodes", Some(false));
+    shows(&shown(), &["tcpclose_operator_admission_policy{policy=\"tcp-close-tuning-nodes\"} 0"]);
+    metrics.show_guard("tcp-close-tuning-nodes", None);
+    assert!(!shown().contains("tcp-close-tuning-nodes"));
+}
+
+#[test]
 fn a_turn_is_counted_under_its_loop() {
     let text = shown(&mut everything());
     shows(
@@ -214,4 +225,18 @@ fn a_turn_is_counted_under_its_loop() {
             "tcpclose_operator_turn_duration_seconds_count{loop=\"status\"} 1",
         ],
     );
+}
+
+#[test]
+fn rules_that_nobody_knows_make_no_series_of_their_own() {
+    let mut cluster = Cluster::settled(&["n1", "n2"], vec![tuning("web", 30)]);
+    for (node, rule) in [("n1", "made-up-1"), ("n2", "made-up-2")] {
+        cluster.agent_reports(node, |status| {
+            in_state("Refused", "no")(status);
+            status.sysctls[0].rule = Some(rule.into());
+        });
+    }
+    let text = shown(&mut cluster);
+    assert!(text.contains("tcpclose_tuning_refused_nodes{tuning=\"web\",rule=\"unknown\"} 2"), "{text}");
+    assert!(!text.contains("made-up"), "{text}");
 }

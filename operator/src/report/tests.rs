@@ -1,7 +1,13 @@
+use std::sync::{Arc, Mutex};
+
 use crds::tuning::{NodeCounts, RateSums, SocketSums};
+use http::{Request, Response};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::client::Body;
 
 use super::*;
+use crate::fixtures::tuning;
+use crate::lead::Candidate;
 
 fn status(updated: u32, time_wait: u64) -> TcpCloseTuningStatus {
     TcpCloseTuningStatus {
@@ -63,8 +69,8 @@ fn a_phase_and_a_condition_are_written_at_once() {
 
 #[test]
 fn a_tuning_that_cannot_be_decoded_keeps_how_far_its_rollout_is() {
-    let tuning = crate::fixtures::tuning("web", 30).undecodable();
-    let patch = without_rollout(&tuning, &ready("OperatorError", "unreadable", status(1, 5)));
+    let tuning = tuning("web", 30).undecodable();
+    let patch = without_rollout(&tuning, None, &ready("OperatorError", "unreadable", status(1, 5)));
     assert_eq!(patch["metadata"]["uid"], "web-uid");
     assert_eq!(patch["status"]["conditions"][0]["reason"], "OperatorError");
     assert!(patch["status"].as_object().unwrap().get("rollout").is_none(), "{patch}");
@@ -121,4 +127,48 @@ fn a_node_in_trouble_is_not_listed_for_its_sockets_as_well() {
 fn sums_that_nobody_knows_any_longer_are_not_kept() {
     let unknown = TcpCloseTuningStatus { sockets: None, ..ready("Refused", "no", status(2, 6)) };
     assert_eq!(written(&status(1, 5), unknown, 1).unwrap().sockets, None);
+}
+
+/// What was asked of an API server that gives these answers, one after the other.
+async fn versions_named(answers: &'static [u16]) -> (bool, Vec<Value>) {
+    let asked = Arc::<Mutex<Vec<Value>>>::default();
+    let seen = asked.clone();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let seen = seen.clone();
+        async move {
+            let body = request.into_body().collect_bytes().await?;
+            let patch: Value = serde_json::from_slice(&body).unwrap();
+            let code = answers[seen.lock().unwrap().len()];
+            seen.lock().unwrap().push(patch["metadata"]["resourceVersion"].clone());
+            let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code });
+            let answer = if code == 200 { json!({ "metadata": {}, "spec": {} }) } else { status };
+            let answer = Body::from(answer.to_string().into_bytes());
+            Ok::<_, kube::Error>(Response::builder().status(code).body(answer).unwrap())
+        }
+    });
+    let client = Client::new(service, "default");
+    let (_, leadership) = Candidate::new(&client, "default", "one");
+    let (events, _) = Events::start(client.clone(), "one", leadership);
+    let reporter = Reporter::new(client, events, Metrics::default());
+    let mut tuning = tuning("web", 30);
+    tuning.resource_version = "7".into();
+    let taken = reporter.write(&tuning, &status(1, 5)).await.unwrap();
+    let asked = asked.lock().unwrap().clone();
+    (taken, asked)
+}
+
+#[tokio::test]
+async fn a_status_names_the_version_that_it_is_about() {
+    assert_eq!(versions_named(&[200]).await, (true, vec![json!("7")]));
+}
+
+#[tokio::test]
+async fn a_status_that_others_were_faster_than_goes_out_once_more_whatever_the_version() {
+    assert_eq!(versions_named(&[409, 200]).await, (true, vec![json!("7"), json!(null)]));
+}
+
+#[tokio::test]
+async fn a_status_of_a_tuning_that_is_gone_or_made_anew_is_not_taken() {
+    assert!(!versions_named(&[409, 409]).await.0);
+    assert_eq!(versions_named(&[404]).await, (false, vec![json!("7")]));
 }

@@ -129,6 +129,10 @@ pub fn find<'a>(
             if let Some(why) = silence(node, order, report.is_some(), history, now) {
                 (finding.class, finding.message) = why;
             }
+            if let Some(error) = snapshot.unreadable_order(name).filter(|_| node.is_ready()) {
+                finding.message =
+                    format!("its TcpCloseNode cannot be read ({error}): delete it, and a new one is made");
+            }
             if let (Some((order, status)), Some(wanted), true) = (report, wanted, finding.heard) {
                 finding.report = Some(status);
                 let view = View { tuning, order, status, wanted, was_ready, history };

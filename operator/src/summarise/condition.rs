@@ -67,6 +67,36 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every one of them.
+    #[cfg(test)]
+    pub const ALL: [Self; 25] = [
+        Self::Applied,
+        Self::AppliedExceptStale,
+        Self::AppliedWithExceptions,
+        Self::Observed,
+        Self::Progressing,
+        Self::Canary,
+        Self::Soaking,
+        Self::RollingOut,
+        Self::GateInconclusive,
+        Self::RollingBack,
+        Self::RolledBack,
+        Self::Paused,
+        Self::NodesLost,
+        Self::NoReports,
+        Self::NoMatchingNodes,
+        Self::Refused,
+        Self::WriteFailed,
+        Self::Contended,
+        Self::Drifted,
+        Self::AgentMissing,
+        Self::Conflict,
+        Self::Overridden,
+        Self::Unsupported,
+        Self::Suspended,
+        Self::OperatorError,
+    ];
+
     /// As it stands in a condition.
     pub const fn as_str(self) -> &'static str {
         match self {

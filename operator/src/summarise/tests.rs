@@ -3,6 +3,7 @@ use crds::condition::ConditionStatus;
 use crate::fixtures::{Cluster, in_state, selector, tuning};
 use crate::snapshot::Tuning;
 
+mod corpus;
 mod drift;
 mod held;
 mod lists;

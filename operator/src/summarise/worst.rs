@@ -15,6 +15,8 @@ const RULES_MAX: usize = 10;
 /// Ten of them, with names, have to fit in a status of 8 KB. The whole message is in the node's own status.
 const WORST_MESSAGE_MAX: usize = 256;
 const REFUSAL_MESSAGE_MAX: usize = 512;
+/// All refusals' messages together.
+const REFUSAL_MESSAGES_MAX: usize = 2560;
 
 /// The reason of a node where all is well, and which is listed for its closing sockets.
 pub const SOCKETS: &str = "Sockets";
@@ -92,7 +94,8 @@ fn closing(states: &States) -> u64 {
     two_digits(by_state(states).iter().fold(0, |sum, (count, _)| count.saturating_add(sum)))
 }
 
-/// The rules that forbid something, by id, with the words of the first node.
+/// The rules that forbid something, with the words of the first node. Those of the most nodes come first: what one node
+/// makes up pushes none of them out.
 pub(super) fn refusals(findings: &[Finding<'_>]) -> Vec<RefusalSummary> {
     let mut rules = BTreeMap::<&str, (&SysctlStatus, Vec<&str>)>::new();
     for finding in findings {
@@ -105,11 +108,15 @@ pub(super) fn refusals(findings: &[Finding<'_>]) -> Vec<RefusalSummary> {
             }
         }
     }
+    let mut rules: Vec<_> = rules.into_iter().collect();
+    rules.sort_by_key(|(_, (_, nodes))| Reverse(nodes.len()));
+    rules.truncate(RULES_MAX);
+    let message_max = REFUSAL_MESSAGE_MAX.min(REFUSAL_MESSAGES_MAX / rules.len().max(1));
     let summaries = rules.into_iter().map(|(rule, (row, nodes))| RefusalSummary {
         rule: rule.into(),
-        message: clip(row.message.as_deref().unwrap_or(&row.state), REFUSAL_MESSAGE_MAX),
+        message: clip(row.message.as_deref().unwrap_or(&row.state), message_max),
         nodes: count(nodes.len()),
         names: nodes.iter().take(NAMES_MAX).map(ToString::to_string).collect(),
     });
-    summaries.take(RULES_MAX).collect()
+    summaries.collect()
 }

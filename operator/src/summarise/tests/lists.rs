@@ -230,7 +230,7 @@ fn refusals_are_summed_up_by_rule() {
     }
     let refusals = cluster.status("web").refusals;
     assert_eq!(refusals.len(), 1);
-    assert_eq!((refusals[0].rule.as_str(), refusals[0].nodes), ("a-rule", 4));
+    assert_eq!((refusals[0].rule.as_str(), refusals[0].nodes), ("out-of-bounds", 4));
     assert_eq!(refusals[0].message, "on n2");
     assert_eq!(refusals[0].names, ["n2", "n3", "n4"]);
 }
@@ -242,7 +242,7 @@ fn a_node_that_breaks_a_rule_twice_counts_once() {
     for node in ["n1", "n2", "n3", "n4"] {
         cluster.agent_reports(node, |status| {
             for row in &mut status.sysctls {
-                (row.state, row.rule) = ("Refused".into(), Some("a-rule".into()));
+                (row.state, row.rule) = ("Refused".into(), Some("out-of-bounds".into()));
             }
         });
     }

@@ -1,0 +1,99 @@
+//! Programs of this version beside what another one has installed or stored.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{
+    FIN_TIMEOUT, Outcome, SOON, Suite, Test, ensure, everywhere,
+    faults::{all_writes, fin_timeout, tuned},
+    misplaced::{DEFINITION, tune_when_learnt, under_definition},
+    orders::{all_hold, wait_until_all_hold},
+    stored::definition_of_v0_1_0,
+};
+use crate::{
+    audit::Counts,
+    report::{Seen, poll_until},
+};
+
+pub(super) const LONG_TESTS: &[Test] = &[
+    Test { name: "programs_of_this_version_work_under_the_definitions_of_v0_1_0", run: older_definitions },
+    Test { name: "a_tuning_that_cannot_be_decoded_stops_no_other", run: bad_object },
+];
+
+const NODES: &str = "tcpclosenodes.tcpclose.dev";
+/// The operator turns every 5 s: what it would write again and again shows within this.
+const QUIET: Duration = Duration::from_secs(12);
+
+/// Programs are replaced before or after the definitions: what those drop is written neither again and again nor missed.
+fn older_definitions(suite: &Suite) -> Outcome {
+    let (tunings, nodes) = (definition_of_v0_1_0(suite, DEFINITION)?, definition_of_v0_1_0(suite, NODES)?);
+    tuned(suite)?;
+    let writes = all_writes(suite)?;
+    under_definition(suite, &tunings, || {
+        under_definition(suite, &nodes, || {
+            suite.tune("web", &fin_timeout(25))?;
+            suite.wait_until_applied("web")?;
+            all_hold(suite, FIN_TIMEOUT, "25")?;
+            is_quiet(suite)
+        })
+    })?;
+    suite.wait_until_applied("web")?;
+    let now = all_writes(suite)?;
+    let once = now.iter().zip(&writes).all(|(now, before)| *now == before + 1);
+    ensure(once, || format!("kernel writes: {writes:?}, then {now:?}"))?;
+    suite.clear()?;
+    wait_until_all_hold(suite, FIN_TIMEOUT, "60").map(drop)
+}
+
+/// No order is written, and no status more than once, while nothing changes.
+fn is_quiet(suite: &Suite) -> Outcome {
+    let (mark, start) = (suite.cluster.audit_mark()?, Instant::now());
+    while start.elapsed() < QUIET {
+        std::thread::sleep(QUIET / 10);
+    }
+    let audited = suite.cluster.audited_since(mark)?;
+    let of_operator = |resource: &str| {
+        let writes =
+            audited.iter().filter(|request| request.is_write() && request.user.ends_with("operator"));
+        writes.filter(|request| request.resource == resource).count()
+    };
+    println!("    {} s at rest: {}", QUIET.as_secs(), Counts(&audited));
+    ensure(of_operator("tcpclosenodes") == 0 && of_operator("tcpclosetunings/status") <= 1, || {
+        format!("it is not at rest: {}", Counts(&audited))
+    })
+}
+
+/// A mode that a newer version may know, let through by its definition.
+fn bad_object(suite: &Suite) -> Outcome {
+    let mut newer = suite.get("customresourcedefinition", DEFINITION)?;
+    any_mode(&mut newer["spec"]);
+    let spec = everywhere(&["tcpOrphanRetries: 5"]).replace("Enforce", "Sideways");
+    under_definition(suite, &newer, || {
+        tune_when_learnt(suite, "bad", &spec)?;
+        suite.tune("web", &fin_timeout(30))?;
+        suite.wait_until_applied("web")?;
+        all_hold(suite, FIN_TIMEOUT, "30")?;
+        suite.wait_for_condition("bad", "Ready", ("Unknown", "OperatorError"), SOON)?;
+        suite.cluster.kubectl(&["delete", "tcpclosetuning", "bad"])?;
+        Ok(())
+    })?;
+    poll_until("the other one is in force still", SOON, || {
+        let values = suite
+            .values(FIN_TIMEOUT)
+            .map_err(|super::Failure(why)| crate::Error::Unclear { what: FIN_TIMEOUT.into(), why })?;
+        Ok(Seen::when(values.iter().all(|live| live == "30"), || format!("{values:?}")))
+    })?;
+    Ok(())
+}
+
+/// Takes the list of modes out of a definition.
+fn any_mode(schema: &mut Value) {
+    let versions = schema["versions"].as_array_mut().into_iter().flatten();
+    for version in versions {
+        let mode = version.pointer_mut("/schema/openAPIV3Schema/properties/spec/properties/mode");
+        if let Some(mode) = mode.and_then(Value::as_object_mut) {
+            mode.remove("enum");
+        }
+    }
+}

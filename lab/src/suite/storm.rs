@@ -1,0 +1,112 @@
+//! Somebody else writes to our objects as fast as can be.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crds::{TcpCloseNode, TcpCloseTuning};
+use kube::{
+    Api, Resource,
+    api::{Patch, PatchParams},
+};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::{
+    FIN_TIMEOUT, Failure, Outcome, Suite, Test, ensure,
+    faults::{fin_timeout, tuned},
+    orders::wait_until_all_hold_within,
+};
+use crate::{
+    audit::Counts,
+    bench::client::{Inside, api},
+    error::Result,
+};
+
+pub(super) const LONG_TESTS: &[Test] = &[Test {
+    name: "under_a_storm_of_foreign_writes_orders_and_statuses_land_within_5_s_and_leave_them_alone",
+    run: storm,
+}];
+
+const MANAGER: &str = "storm";
+const ANNOTATION: &str = "example.com/storm";
+const LANDED: Duration = Duration::from_secs(5);
+
+fn storm(suite: &Suite) -> Outcome {
+    tuned(suite)?;
+    let node = suite.cluster.nodes()[0].name.clone();
+    let mark = suite.cluster.audit_mark()?;
+    let ended = AtomicBool::new(false);
+    let (outcome, written) = thread::scope(|scope| {
+        let storms = [
+            scope.spawn(|| write_on::<TcpCloseTuning>(suite, "web", &ended)),
+            scope.spawn(|| write_on::<TcpCloseNode>(suite, &node, &ended)),
+        ];
+        let outcome = lands(suite);
+        ended.store(true, Ordering::Relaxed);
+        let written = storms.map(|storm| storm.join().map_err(|_| Failure("a storm panicked".into())));
+        (outcome, written)
+    });
+    let [on_tuning, on_node] = written;
+    let (on_tuning, on_node) = (on_tuning??, on_node??);
+    println!("    {on_tuning} foreign writes to the tuning and {on_node} to a node's object meanwhile");
+    println!("    answers: {}", Counts(&suite.cluster.audited_since(mark)?));
+    outcome?;
+    kept(suite, "tcpclosetuning", "web", on_tuning)?;
+    kept(suite, "tcpclosenode", &node, on_node)
+}
+
+/// Two edits, one after the other.
+fn lands(suite: &Suite) -> Outcome {
+    for seconds in [25, 20] {
+        let start = Instant::now();
+        suite.tune("web", &fin_timeout(seconds))?;
+        let kernel = wait_until_all_hold_within(suite, FIN_TIMEOUT, &seconds.to_string(), LANDED)?;
+        suite.wait_for_condition("web", "Ready", ("True", "Applied"), LANDED)?;
+        let ready = start.elapsed();
+        println!(
+            "    in force after {:.2} s, Ready after {:.2} s",
+            kernel.as_secs_f64(),
+            ready.as_secs_f64()
+        );
+        ensure(ready < LANDED, || format!("the status took {ready:?}"))?;
+    }
+    Ok(())
+}
+
+/// Writes an annotation again and again; returns how often.
+fn write_on<K>(suite: &Suite, name: &str, ended: &AtomicBool) -> Result<usize>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let inside = Inside::enter(&suite.cluster)?;
+    let objects = Api::<K>::all(inside.client);
+    let params = PatchParams::apply(MANAGER);
+    inside.runtime.block_on(async {
+        let mut count = 0;
+        while !ended.load(Ordering::Relaxed) {
+            count += 1;
+            let patch = json!({
+                "apiVersion": K::api_version(&()),
+                "kind": K::kind(&()),
+                "metadata": { "annotations": { ANNOTATION: count.to_string() } },
+            });
+            objects.patch(name, &params, &Patch::Apply(&patch)).await.map_err(api("write an annotation"))?;
+        }
+        Ok(count)
+    })
+}
+
+/// The other's field holds what it wrote last, and is the other's.
+fn kept(suite: &Suite, kind: &str, name: &str, count: usize) -> Outcome {
+    let arguments = ["get", kind, name, "--output", "json", "--show-managed-fields"];
+    let object: serde_json::Value = serde_json::from_str(&suite.cluster.kubectl(&arguments)?)
+        .map_err(|error| Failure(format!("{kind} {name}: {error}")))?;
+    let metadata = &object["metadata"];
+    let value = &metadata["annotations"][ANNOTATION];
+    let owned =
+        metadata["managedFields"].as_array().into_iter().flatten().any(|entry| entry["manager"] == MANAGER);
+    ensure(owned && *value == json!(count.to_string()), || format!("{kind} {name}: {metadata}"))
+}
