@@ -47,8 +47,8 @@ impl Server {
             if self.events.is_empty() {
                 std::future::pending::<()>().await;
             }
-            let lines: String = self.events.iter().map(|event| format!("{event}\n")).collect();
-            return Response::new(Body::from(lines.into_bytes()));
+            let lines: Vec<_> = self.events.iter().map(ToString::to_string).collect();
+            return Response::new(Body::from((lines.join("\n") + "\n").into_bytes()));
         }
         if request.method() == Method::PATCH {
             let body = request.into_body().collect_bytes().await.unwrap();

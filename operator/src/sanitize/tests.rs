@@ -24,7 +24,9 @@ fn hostile(report: &mut TcpCloseNodeStatus) {
     report.rates = Some(Rates { seconds: 60, overflows: Some(u64::MAX), ..Rates::default() });
     if let Some(rates) = &mut report.rates {
         let kinds = [&mut rates.aborts_on_memory, &mut rates.aborts_on_close, &mut rates.aborts_on_data];
-        kinds.into_iter().for_each(|kind| *kind = Some(u64::MAX));
+        for kind in kinds {
+            *kind = Some(u64::MAX);
+        }
     }
     let every = u64::MAX;
     let states = States { time_wait: every, orphans: every, close_wait: every, ..States::default() };
@@ -92,7 +94,9 @@ fn a_node_that_lies_gets_one_place_and_leaves_the_others_theirs() {
 fn numbers_that_no_kernel_counts_add_up_to_what_a_status_can_hold() {
     let names = ["n1", "n2", "n3"];
     let mut cluster = Cluster::settled(&names, vec![tuning("web", 30)]);
-    names.into_iter().for_each(|node| cluster.agent_reports(node, hostile));
+    for node in names {
+        cluster.agent_reports(node, hostile);
+    }
     let sums = cluster.status("web").sockets.unwrap();
     let rates = sums.rates.unwrap();
     for sum in [sums.time_wait, sums.orphans, rates.overflows.unwrap(), rates.aborts.unwrap()] {
