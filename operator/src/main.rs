@@ -137,8 +137,8 @@ async fn run(args: Run) -> Result<(), Error> {
     let listener =
         TcpListener::bind(health_address).await.map_err(|error| Error::Listen(error, health_address))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace, identity, %health_address, "starts");
-    Box::pin(operator::run::run(client, listener, Settings { namespace, identity, node_condition }, stop))
-        .await;
+    let settings = Settings { namespace, identity, node_condition };
+    Box::pin(operator::run::run(client, listener, settings, stop)).await;
     tracing::info!("stopped");
     Ok(())
 }

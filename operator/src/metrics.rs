@@ -81,8 +81,8 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let (writes, guards, leader, switch) =
-            (Family::default(), Family::default(), Gauge::default(), Family::default());
+        let (writes, guards, leader) = (Family::default(), Family::default(), Gauge::default());
+        let switch = Family::default();
         let turns = Turns::new_with_constructor(|| Histogram::new(BUCKETS));
         let mut own = Registry::with_prefix(PREFIX);
         own.register(
@@ -91,14 +91,14 @@ impl Default for Metrics {
             leader.clone(),
         );
         own.register(
-            "operator_admission_policy",
-            "1 where the policy is in place and denies, 0 where it does not exist or does not",
-            guards.clone(),
-        );
-        own.register(
             "operator_switch",
             "1 for what ConfigMap tcpclose-control says, 0 for the rest",
             switch.clone(),
+        );
+        own.register(
+            "operator_admission_policy",
+            "1 where the policy is in place and denies, 0 where it does not exist or does not",
+            guards.clone(),
         );
         own.register(
             "operator_api_writes",
@@ -121,19 +121,19 @@ impl Metrics {
         self.writes.get_or_create(&[("kind", kind.label()), ("result", fate.label())]).inc();
     }
 
+    /// Shows what the switch says.
+    pub fn note_switch(&self, switch: &Switch) {
+        for label in Switch::LABELS {
+            self.switch.get_or_create(&[("state", label)]).set((label == switch.label()).into());
+        }
+    }
+
     /// Shows whether a policy is in place; nothing where that is not known.
     pub fn show_guard(&self, policy: &'static str, in_place: Option<bool>) {
         let labels = [("policy", policy)];
         match in_place {
             Some(in_place) => drop(self.guards.get_or_create(&labels).set(in_place.into())),
             None => drop(self.guards.remove(&labels)),
-        }
-    }
-
-    /// Shows what the switch says.
-    pub fn note_switch(&self, switch: &Switch) {
-        for label in Switch::LABELS {
-            self.switch.get_or_create(&[("state", label)]).set((label == switch.label()).into());
         }
     }
 

@@ -131,9 +131,7 @@ impl NodeConditions {
         self.written = Some(now.clock);
         let client = &self.client;
         let writing = changes.into_iter().take(WRITES_MAX).map(async |change| {
-            if leadership.may_write()
-                && let Err(error) = send(client, &change, now.wall).await
-            {
+            if let Some(Err(error)) = leadership.fence(send(client, &change, now.wall)).await {
                 tracing::warn!("{}", crate::chain(&error));
             }
         });

@@ -16,14 +16,8 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use crate::snapshot::{Node, OrderObject};
+use crate::switch::{KEY, NAME, RELEASE};
 use ledger::{Health, Ledger};
-
-/// The switch of all orders, in the operator's namespace.
-pub const CONTROL: &str = "tcpclose-control";
-/// Its key.
-pub const CONTROL_STATE: &str = "state";
-/// The word by which every order becomes its own removal.
-pub const RELEASE: &str = "Release";
 
 /// Who the API server says has thrown the switch.
 const FIELD_MANAGER: &str = "tcp-close-uninstall";
@@ -75,9 +69,9 @@ impl fmt::Display for Outcome {
 /// A step that the API server did not take.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("ask the operator to take its orders back (ConfigMap {1}/{CONTROL})")]
+    #[error("ask the operator to take its orders back (ConfigMap {1}/{NAME})")]
     Ask(#[source] kube::Error, String),
-    #[error("ask the operator to take its orders back (ConfigMap {namespace}/{CONTROL}): no answer within {} s", TIMEOUT.as_secs())]
+    #[error("ask the operator to take its orders back (ConfigMap {namespace}/{NAME}): no answer within {} s", TIMEOUT.as_secs())]
     NoAnswer { namespace: String },
     #[error("TcpCloseNodes are not defined in this cluster any longer: what the nodes hold is not known")]
     NotDefined,
@@ -115,12 +109,12 @@ async fn ask(client: &Client, namespace: &str) -> Result<(), Error> {
     let patch = json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": { "name": CONTROL, "namespace": namespace },
-        "data": { CONTROL_STATE: RELEASE },
+        "metadata": { "name": NAME, "namespace": namespace },
+        "data": { KEY: RELEASE },
     });
     let api = Api::<ConfigMap>::namespaced(client.clone(), namespace);
     let (params, patch) = (PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(&patch));
-    let asking = api.patch(CONTROL, &params, &patch);
+    let asking = api.patch(NAME, &params, &patch);
     match tokio::time::timeout(TIMEOUT, asking).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(Error::Ask(error, namespace.into())),

@@ -59,8 +59,8 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
         metrics: metrics.clone(),
     };
     let orders = order(client.clone(), events.clone(), cluster.clone(), silent, holding);
-    let conditions = settings.node_condition.then(|| NodeConditions::new(client.clone()));
     let guarding = guard::watch_over(client.clone(), leadership.clone(), events.clone(), metrics.clone());
+    let conditions = settings.node_condition.then(|| NodeConditions::new(client.clone()));
     let reporter = Reporter::new(client, events, metrics.clone());
     let statuses = status(reporter, conditions, cluster, silence, held);
     let serving = serve(listener, health.clone(), metrics, leadership, stop.clone());

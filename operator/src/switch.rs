@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::ConfigMap;
 pub const NAME: &str = "tcpclose-control";
 /// Its key.
 pub const KEY: &str = "state";
+/// The word by which every order becomes its own removal.
+pub const RELEASE: &str = "Release";
 
 /// What the switch says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,7 +35,7 @@ impl Switch {
         match map.data.iter().flatten().find(|(key, _)| *key == KEY).map(|(_, word)| word.trim()) {
             None | Some("Run") => Self::Run,
             Some("Hold") => Self::Hold,
-            Some("Release") => Self::Release,
+            Some(RELEASE) => Self::Release,
             Some(other) => Self::Unknown(other.chars().take(WORD_MAX).collect()),
         }
     }

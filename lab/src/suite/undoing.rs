@@ -8,7 +8,6 @@ use super::{
     FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, condition, ensure, everywhere,
     faults::{delete, fin_timeout, tuned, writes},
     orders::{all_hold, wait_until_all_hold},
-    tuning,
 };
 use crate::{
     error::Result,
@@ -20,7 +19,6 @@ use crate::{
 pub(super) const TESTS: &[Test] = &[
     Test { name: "a_label_that_flaps_at_10_hz_costs_no_write", run: flapping },
     Test { name: "a_deleted_tuning_is_restored_after_the_grace_and_not_before", run: grace },
-    Test { name: "a_tuning_made_anew_or_renamed_costs_no_kernel_write", run: made_anew },
     Test { name: "a_conflict_is_judged_anew_when_priorities_or_selectors_change", run: judged_anew },
     Test { name: "the_switch_holds_every_order_releases_every_value_and_runs_again", run: switch },
     Test { name: "a_node_labelled_hold_keeps_its_order_and_holds_nobody_up", run: held },
@@ -106,23 +104,6 @@ fn grace(suite: &Suite) -> Outcome {
     delete(suite)?;
     took("restored", stays_until(&suite.cluster.nodes()[0], "30", "60", deleted)?, GRACE)?;
     wait_until_all_hold(suite, FIN_TIMEOUT, "60").map(drop)
-}
-
-fn made_anew(suite: &Suite) -> Outcome {
-    tuned(suite)?;
-    let node = &suite.cluster.nodes()[0];
-    let before = writes(suite, node)?;
-    let file = suite.cluster.dir().join("anew.yaml");
-    crate::files::write(&file, tuning("web", &fin_timeout(30)))?;
-    suite.cluster.kubectl(&["replace", "--force", "--filename", &file.display().to_string()])?;
-    suite.wait_until_applied("web")?;
-    // As a pipeline renames: prune, and create.
-    delete(suite)?;
-    suite.tune("renamed", &fin_timeout(30))?;
-    suite.wait_until_applied("renamed")?;
-    all_hold(suite, FIN_TIMEOUT, "30")?;
-    let after = writes(suite, node)?;
-    ensure(before == after, || format!("kernel writes: {before} -> {after}"))
 }
 
 fn judged_anew(suite: &Suite) -> Outcome {

@@ -70,7 +70,6 @@ impl Reason {
     /// Every one of them.
     #[cfg(test)]
     pub const ALL: [Self; 25] = [
-        Self::Suspended,
         Self::Applied,
         Self::AppliedExceptStale,
         Self::AppliedWithExceptions,
@@ -94,6 +93,7 @@ impl Reason {
         Self::Conflict,
         Self::Overridden,
         Self::Unsupported,
+        Self::Suspended,
         Self::OperatorError,
     ];
 

@@ -58,6 +58,11 @@ const TABLE: &[Row] = &[
         cluster.node_is_down("n2");
         cluster
     }),
+    ("suspended", "False Suspended", || {
+        let mut cluster = settled(&["n1"]);
+        cluster.snapshot.switch = Switch::Hold;
+        cluster
+    }),
     ("no-reports", "Unknown NoReports Reconciling", || Cluster::new(&["n1"], vec![tuning("web", 30)])),
     ("no-matching-nodes", "True NoMatchingNodes", || {
         Cluster::settled(&["n1"], vec![tuning("web", 30).on("n2")])
