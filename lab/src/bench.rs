@@ -10,6 +10,7 @@ pub(crate) mod count;
 mod crowd;
 mod floor;
 mod footprint;
+mod gate;
 mod latency;
 mod node_exporter;
 mod time_wait;
@@ -62,11 +63,19 @@ pub enum What {
         #[arg(long, default_value_t = count::ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
     },
+    /// Whether the gate of a rollout tells good changes from bad ones, on real sockets; needs no cluster.
+    Gate {
+        /// How often every change is made.
+        #[arg(long, default_value_t = gate::RUNS, value_parser = clap::value_parser!(u32).range(1..))]
+        runs: u32,
+    },
 }
 
 /// Measures, and prints one table.
 pub fn bench(what: &What) -> Result<()> {
-    if cfg!(debug_assertions) {
+    // A few hundred connections a second need no optimisation.
+    let is_slow = cfg!(debug_assertions) && !matches!(what, What::Gate { .. });
+    if is_slow {
         return Err(become_release());
     }
     match what {
@@ -89,6 +98,7 @@ pub fn bench(what: &What) -> Result<()> {
             print!("{}", agent::bench(&cluster, &images, Duration::from_secs(*seconds))?);
         }
         What::Count { rounds } => print!("{}", count::bench(*rounds)?),
+        What::Gate { runs } => print!("{}", gate::bench(*runs)?),
     }
     Ok(())
 }

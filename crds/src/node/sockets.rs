@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tcp_close::counters;
 
 /// Closing sockets of one network namespace by state, IPv4 and IPv6 together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -119,6 +120,47 @@ pub struct Rates {
     /// RetransSegs: segments sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retransmissions: Option<u64>,
+}
+
+impl From<counters::Rates> for Rates {
+    fn from(rates: counters::Rates) -> Self {
+        let counters::Rates {
+            seconds,
+            overflows,
+            aborts_on_memory,
+            aborts_on_timeout,
+            aborts_on_close,
+            aborts_on_data,
+            aborts_on_linger,
+            aborts_failed,
+            resets_sent,
+            established_resets,
+            reused,
+            paws_rejected,
+            connects,
+            accepts,
+            failed_connects,
+            retransmissions,
+        } = rates;
+        Self {
+            seconds,
+            overflows,
+            aborts_on_memory,
+            aborts_on_timeout,
+            aborts_on_close,
+            aborts_on_data,
+            aborts_on_linger,
+            aborts_failed,
+            resets_sent,
+            established_resets,
+            reused,
+            paws_rejected,
+            connects,
+            accepts,
+            failed_connects,
+            retransmissions,
+        }
+    }
 }
 
 /// The connection tracker's table in the node's own network namespace. It is not the table of sockets: it keeps a closed

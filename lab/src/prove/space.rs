@@ -243,7 +243,8 @@ fn find_counter(text: &str, name: &str) -> Option<u64> {
     columns.find(|(column, _)| *column == name)?.1.parse().ok()
 }
 
-fn read_proc_net(file: &str) -> Result<String> {
+/// A file of this namespace below `/proc/net`.
+pub(crate) fn read_proc_net(file: &str) -> Result<String> {
     // /proc/net is a link to the process; the thread's own folder is the one that follows the thread.
     files::read(&Path::new("/proc/thread-self/net").join(file))
 }

@@ -2,7 +2,6 @@
 
 use crds::node::{Conntrack, PairUse, Pods, PortCount, Ports, Rates, Side, Sockets, Sockstat, States};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use tcp_close::counters;
 use tcp_close::reach::Reach;
 use tcp_close::sockets::SocketCounts;
 
@@ -33,56 +32,17 @@ pub(crate) fn sockstat(census: &Census) -> Option<Sockstat> {
 
 /// How connections ended before a sysctl was changed.
 pub(crate) fn rates_before(census: &Census) -> Option<Rates> {
-    census.rates_before.map(rates_of)
+    census.rates_before.map(Rates::from)
 }
 
 /// How they end since then, while anybody may compare the two.
 pub(crate) fn rates_since(census: &Census) -> Option<Rates> {
-    census.rates_since.filter(|rates| rates.seconds <= SINCE_SECONDS_MAX).map(rates_of)
+    census.rates_since.filter(|rates| rates.seconds <= SINCE_SECONDS_MAX).map(Rates::from)
 }
 
 /// How connections end.
 pub(crate) fn rates(census: &Census) -> Option<Rates> {
-    census.rates.map(rates_of)
-}
-
-fn rates_of(rates: counters::Rates) -> Rates {
-    let counters::Rates {
-        seconds,
-        overflows,
-        aborts_on_memory,
-        aborts_on_timeout,
-        aborts_on_close,
-        aborts_on_data,
-        aborts_on_linger,
-        aborts_failed,
-        resets_sent,
-        established_resets,
-        reused,
-        paws_rejected,
-        connects,
-        accepts,
-        failed_connects,
-        retransmissions,
-    } = rates;
-    Rates {
-        seconds,
-        overflows,
-        aborts_on_memory,
-        aborts_on_timeout,
-        aborts_on_close,
-        aborts_on_data,
-        aborts_on_linger,
-        aborts_failed,
-        resets_sent,
-        established_resets,
-        reused,
-        paws_rejected,
-        connects,
-        accepts,
-        failed_connects,
-        retransmissions,
-    }
+    census.rates.map(Rates::from)
 }
 
 /// The connection tracker's table.
@@ -176,6 +136,7 @@ pub(super) mod tests {
     use std::net::Ipv4Addr;
 
     use jiff::Timestamp;
+    use tcp_close::counters;
     use tcp_close::sockets::State;
 
     use super::*;

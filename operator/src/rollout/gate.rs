@@ -14,9 +14,9 @@ use crds::node::Rates;
 
 use crate::summarise::{nodes, some};
 use compare::{Comparison, Sample, Trial, compare, connections};
-use figure::{FIGURES, Figure};
 
 pub use evidence::evidence;
+pub use figure::{FIGURES, Figure};
 
 /// What is known of the nodes of one rollout.
 #[derive(Clone, Debug, Default)]

@@ -50,6 +50,14 @@ impl Sample {
     }
 }
 
+impl Figure {
+    /// How often it happened in 1,000 connections, by what a node reports; `None` where it has had none.
+    pub fn in_thousand(&self, rates: &Rates) -> Option<f64> {
+        let sample = Sample::at_least(self, rates)?;
+        (sample.connections > 0.0).then(|| sample.share() * 1000.0)
+    }
+}
+
 impl Sum for Sample {
     fn sum<I: Iterator<Item = Self>>(samples: I) -> Self {
         samples.fold(Self::default(), |sum, sample| Self {

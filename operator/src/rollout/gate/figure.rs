@@ -3,21 +3,21 @@
 use crds::node::Rates;
 
 /// Something that happens to connections and should not happen more often.
-pub(super) struct Figure {
+pub struct Figure {
     /// Its name for people.
-    pub(super) name: &'static str,
+    pub name: &'static str,
     /// How often per minute; `None` where any part of it is unknown.
     pub(super) rate: fn(&Rates) -> Option<u64>,
     /// It may become so many times as frequent.
-    pub(super) ratio: f64,
+    pub ratio: f64,
     /// So many in 1,000 connections are no harm, however few there were.
-    pub(super) harmless: f64,
+    pub harmless: f64,
     /// What a good change sets free comes at once: it is judged when so many seconds have passed since the change.
-    pub(super) settles_after: u32,
+    pub settles_after: u32,
 }
 
 /// Every figure. `docs/gate.md` says how the limits were found; `cargo lab bench gate` measures them anew.
-pub(super) const FIGURES: [Figure; 9] = [
+pub const FIGURES: [Figure; 9] = [
     Figure {
         name: "TIME_WAIT overflow",
         rate: |rates| rates.overflows,
