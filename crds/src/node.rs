@@ -207,8 +207,12 @@ pub struct TcpCloseNodeStatus {
     /// an order changes a sysctl.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<Rates>,
-    /// The same over the whole time since an order last changed a sysctl, or since the agent started where that is later; to
-    /// compare with `ratesBefore` of that sysctl. Absent when that is more than two days ago.
+    /// The same just before an order last changed a sysctl, to compare with `ratesSince`. Absent where this agent has not made
+    /// that change or had been running for less than ten seconds, and when it is more than two days ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates_before: Option<Rates>,
+    /// The same over the whole time since that change, or since the agent started where that is later. Absent when that is more
+    /// than two days ago.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates_since: Option<Rates>,
     /// The connection tracker's table in the node's own network namespace, at most a minute older than the report. Absent where
@@ -266,8 +270,8 @@ pub struct SysctlStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub changed_by: Option<String>,
-    /// How connections ended on the node just before an order last changed it, to compare with `status.ratesSince`. Kept until the
-    /// next change. Absent where the agent does not know, having been started since the last one or less than ten seconds before.
+    /// How connections ended on the node just before an order last changed it. Kept until the next change; absent where the agent
+    /// had not been running for ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates_before: Option<Rates>,
     /// How often another program has changed it since the agent started, and was put right.

@@ -19,7 +19,7 @@ use tcp_close::rule;
 
 use crate::definition::sysctl_schema;
 
-pub use rollout::{Canary, Gate, Rollout, RolloutStatus, StableRevision, WhenInconclusive};
+pub use rollout::{Canary, Gate, Phase, Rollout, RolloutStatus, StableRevision, WhenInconclusive, share};
 pub use selector::{NodeSelector, NodeSelectorRequirement, SelectorOperator};
 pub use status::{
     Coverage, NodeCounts, RateSums, RefusalSummary, SocketMaxima, SocketSums, TcpCloseTuningStatus, WorstNode,
@@ -295,6 +295,11 @@ impl TcpCloseTuningSpec {
     /// The drift policy; absent means Correct.
     pub fn drift_policy(&self) -> DriftPolicyName {
         self.drift_policy.unwrap_or_default()
+    }
+
+    /// How many of so many matched nodes may be refused or have failed; absent means none.
+    pub fn max_failed_nodes(&self, matched: usize) -> usize {
+        self.max_failed_nodes.as_ref().map_or(0, |max| share(max, matched))
     }
 
     /// What its author says of safety; absent means nothing.

@@ -117,7 +117,8 @@ fn decode_entry(saved: &SysctlEntry) -> Result<(Sysctl, Entry), SetAside> {
     };
     let priority = saved.priority.unwrap_or_default();
     let drift_policy = saved.drift_policy.unwrap_or_default();
-    Ok((sysctl, entry(action, &saved.tuning.name, priority, &saved.safety, drift_policy)))
+    let entry = entry(action, &saved.tuning.name, priority, &saved.safety, drift_policy);
+    Ok((sysctl, Entry { rollback: saved.rollback.unwrap_or_default(), ..entry }))
 }
 
 /// What a tuning orders of one sysctl, with what it says of itself.
@@ -135,6 +136,7 @@ pub fn entry(
         clients_behind_nat: safety.clients_behind_nat(),
         acknowledged: safety.acknowledged(),
         drift_policy: drift_policy.into(),
+        rollback: false,
     }
 }
 
@@ -178,6 +180,18 @@ mod tests {
         ])));
         assert_eq!(order.entries.keys().collect::<Vec<_>>(), [&Sysctl::FinTimeout]);
         assert_eq!(order.set_aside[0].state, State::Unsupported);
+    }
+
+    #[test]
+    fn a_return_to_the_stable_revision_is_read_as_one() {
+        let mut back = entry("net.ipv4.tcp_fin_timeout", "Set", Some(30));
+        back["rollback"] = true.into();
+        let order = Order::decode(&object(&serde_json::json!([
+            back,
+            entry("net.ipv4.tcp_tw_reuse", "Set", Some(1))
+        ])));
+        let rollback = |sysctl| order.entries[&sysctl].rollback;
+        assert_eq!((rollback(Sysctl::FinTimeout), rollback(Sysctl::TwReuse)), (true, false));
     }
 
     #[test]

@@ -82,6 +82,7 @@ pub fn status(
         sockets: census::sockets(census),
         sockstat: census::sockstat(census),
         rates: census::rates(census),
+        rates_before: census::rates_before(census),
         rates_since: census::rates_since(census),
         conntrack: census::conntrack(census),
         ports: census::ports(census, surroundings.report_peers),
@@ -382,7 +383,7 @@ mod tests {
         let there = status(&order(), &turn(Some(elsewhere)), &surroundings, None, at(1));
         assert_eq!(there.sysctls[0].live, None);
         assert_eq!((there.sockets, there.sockstat), (None, None));
-        assert_eq!((there.rates, there.rates_since), (None, None));
+        assert_eq!((there.rates, there.rates_before, there.rates_since), (None, None, None));
         assert_eq!((there.conntrack, there.ports, there.pods), (None, None, None));
     }
 

@@ -4,12 +4,12 @@
 //! A write names the version of the object that it was planned from. If somebody was faster, or the cache was old, the API
 //! server answers 409; that is no error, because the event that made us late leads to a new plan.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crds::node::{EntryAction, SysctlEntry};
 use crds::state::State;
-use crds::tuning::RemovalPolicy;
+use crds::tuning::{Mode, Phase, RemovalPolicy};
 use crds::{TcpCloseNode, TcpCloseNodeSpec, revision};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -22,7 +22,7 @@ use crate::lead::Leadership;
 use crate::metrics::{Fate, Kind, Metrics};
 use crate::resolve::{NodeOrder, Resolution, is_order, is_removed};
 use crate::serve::Health;
-use crate::snapshot::{Node, OrderObject, Snapshot};
+use crate::snapshot::{Node, OrderObject, Snapshot, Tuning};
 
 /// Requests that are under way at once.
 const CONCURRENT: usize = 16;
@@ -92,6 +92,9 @@ impl Write {
     }
 }
 
+/// A canary that a gate looks at reports this often, in however large a fleet: a soak is a minute.
+const WATCHED_INTERVAL_SECONDS: u32 = 20;
+
 /// How often a node reports when nothing happens, so that all of them together stay within 50 writes a second.
 pub fn report_interval_seconds(nodes: usize) -> u32 {
     match nodes {
@@ -104,13 +107,26 @@ pub fn report_interval_seconds(nodes: usize) -> u32 {
 
 /// What has to be written so that every node's object is what was resolved; empty where it is already.
 pub fn plan(snapshot: &Snapshot, resolution: &Resolution) -> Vec<Write> {
-    let interval = report_interval_seconds(resolution.orders.len());
+    let (interval, watched) = (report_interval_seconds(resolution.orders.len()), watched(snapshot));
     let orders = resolution.orders.iter().filter_map(|(name, order)| {
         let node = snapshot.nodes.get(name)?;
+        let interval = if watched.contains(name.as_str()) { WATCHED_INTERVAL_SECONDS } else { interval };
         plan_node(node, order, interval, snapshot)
     });
     let orphans = snapshot.orders.iter().filter(|(name, _)| !snapshot.nodes.contains_key(*name));
     orders.chain(orphans.map(|(name, object)| delete(name, object))).collect()
+}
+
+/// Canaries whose figures a gate waits for.
+fn watched(snapshot: &Snapshot) -> BTreeSet<&str> {
+    let has_gate = |tuning: &&Tuning| {
+        let rollout = tuning.in_mode(Mode::Enforce).and_then(|spec| spec.rollout.as_ref());
+        rollout.is_some_and(|rollout| rollout.gate.is_some())
+    };
+    let rollouts = snapshot.tunings.iter().filter(has_gate).filter_map(Tuning::rollout);
+    let watching =
+        rollouts.filter(|it| matches!(Phase::parse(&it.phase), Some(Phase::Canary | Phase::Soaking)));
+    watching.flat_map(|rollout| &rollout.canaries).map(String::as_str).collect()
 }
 
 fn plan_node(node: &Node, order: &NodeOrder, interval: u32, snapshot: &Snapshot) -> Option<Write> {
@@ -202,23 +218,48 @@ fn keeps_our_value(stored: &TcpCloseNode, entry: &SysctlEntry) -> bool {
     }
 }
 
-/// Writes that the API server has taken and the cache may not show yet: they are not sent twice.
+/// Writes that the API server has taken, or may have taken, and the cache may not show yet.
 #[derive(Default)]
-pub struct Sent(HashMap<String, (Write, Instant)>);
+pub struct Sent {
+    taken: HashMap<String, (Write, Instant)>,
+    /// By node: the version that a patch was planned from.
+    tried: HashMap<String, (String, Instant)>,
+}
 
 impl Sent {
     /// Those that have not just been sent.
     pub fn without_sent(&mut self, writes: Vec<Write>, now: Instant) -> Vec<Write> {
-        self.0.retain(|_, (_, at)| now.duration_since(*at) < SENT_FOR);
+        self.taken.retain(|_, (_, at)| now.duration_since(*at) < SENT_FOR);
         writes
             .into_iter()
-            .filter(|write| self.0.get(write.node()).is_none_or(|(sent, _)| sent != write))
+            .filter(|write| self.taken.get(write.node()).is_none_or(|(sent, _)| sent != write))
             .collect()
+    }
+
+    /// Nodes whose order was patched a moment ago, and of which the snapshot still shows the one before.
+    pub fn unseen(&mut self, snapshot: &Snapshot, now: Instant) -> BTreeSet<String> {
+        self.tried.retain(|name, (version, at)| {
+            let shown = snapshot.orders.get(name).and_then(|order| order.meta().resource_version.as_ref());
+            shown == Some(version) && now.duration_since(*at) < SENT_FOR
+        });
+        self.tried.keys().cloned().collect()
+    }
+
+    /// Remembers what is about to be sent: of a request without an answer nobody knows what became of it.
+    pub fn note_tried(&mut self, writes: &[Write], now: Instant) {
+        let patches = writes.iter().filter_map(|write| match write {
+            Write::Patch { name, patch, .. } => {
+                let version = patch["metadata"]["resourceVersion"].as_str()?;
+                Some((name.clone(), (version.into(), now)))
+            }
+            Write::Create { .. } | Write::Delete { .. } => None,
+        });
+        self.tried.extend(patches);
     }
 
     /// Remembers one that was taken.
     pub fn note(&mut self, write: Write, now: Instant) {
-        self.0.insert(write.node().into(), (write, now));
+        self.taken.insert(write.node().into(), (write, now));
     }
 }
 

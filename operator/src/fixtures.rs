@@ -1,5 +1,6 @@
 //! What tests are made of: nodes, tunings, orders and reports in a few words.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,16 @@ use tcp_close::Sysctl;
 
 use crate::assign::{self, Write};
 use crate::history::History;
-use crate::resolve::{NodeOrder, Resolution, resolve};
+use crate::resolve::{Contents, NodeOrder, Resolution, resolve};
+use crate::run::resolve_now;
 use crate::snapshot::{Node, NodeCondition, Snapshot, Tuning};
-use crate::summarise::{Now, summarise};
+use crate::summarise::{Now, class, summarise};
 
 pub(crate) const FIN: Sysctl = Sysctl::FinTimeout;
 pub(crate) const RETRIES: Sysctl = Sysctl::OrphanRetries;
+
+/// What has not come to an end by then does not.
+const ROUNDS_MAX: usize = 100;
 
 /// A Ready Linux node, uid `NAME-uid`.
 pub(crate) fn node(name: &str) -> Node {
@@ -55,6 +60,7 @@ pub(crate) fn tuning(name: &str, fin_timeout: i64) -> Tuning {
         deleting: false,
         spec: Ok(spec),
         revision: String::new(),
+        retry_at: None,
         status: None,
     };
     tuning.with(|_| {})
@@ -125,13 +131,48 @@ impl Cluster {
     /// Nodes that carry out what these tunings order, to the end.
     pub(crate) fn settled(nodes: &[&str], tunings: Vec<Tuning>) -> Self {
         let mut cluster = Self::new(nodes, tunings);
-        cluster.assign();
-        cluster.agents_apply();
+        // Nodes report on an empty order before they are ordered anything new.
+        for _ in 0..ROUNDS_MAX {
+            cluster.assign();
+            cluster.agents_apply();
+            cluster.statuses();
+            let rollouts = || cluster.snapshot.tunings.iter().filter_map(Tuning::rollout);
+            if rollouts().all(|rollout| rollout.phase == "Completed") {
+                break;
+            }
+            if rollouts().any(|rollout| rollout.phase == "Soaking") {
+                cluster.pass(60);
+            }
+        }
+        // Nothing but how far the rollouts are: conditions are what tests are about.
+        for tuning in &mut cluster.snapshot.tunings {
+            let rollout = tuning.rollout().cloned();
+            tuning.status = Some(TcpCloseTuningStatus {
+                observed_generation: -1,
+                rollout,
+                ..TcpCloseTuningStatus::default()
+            });
+        }
         cluster
     }
 
+    /// The statuses of all tunings now; they are stored.
+    pub(crate) fn statuses(&mut self) {
+        let names: Vec<_> = self.snapshot.tunings.iter().map(|tuning| tuning.name.clone()).collect();
+        for name in names {
+            self.status(&name);
+        }
+    }
+
+    /// What the specs want.
     pub(crate) fn resolve(&self) -> Resolution {
-        resolve(&self.snapshot)
+        resolve(&self.snapshot, &Contents::as_specified())
+    }
+
+    /// What is to be ordered now.
+    pub(crate) fn resolve_now(&self) -> Resolution {
+        let silent = class::silent(&self.snapshot, &self.history, self.now.clock);
+        resolve_now(&self.snapshot, &silent, &BTreeSet::new())
     }
 
     pub(crate) fn order(&self, node: &str) -> NodeOrder {
@@ -145,38 +186,39 @@ impl Cluster {
 
     /// Writes what was resolved, as the API server would.
     pub(crate) fn assign(&mut self) {
-        let resolution = self.resolve();
+        let resolution = self.resolve_now();
         for write in assign::plan(&self.snapshot, &resolution) {
-            let name = write.node().to_string();
-            if let Write::Delete { .. } = write {
-                self.snapshot.orders.remove(&name);
-                continue;
-            }
-            let order = &resolution.orders[&name];
-            let spec = TcpCloseNodeSpec {
-                node_uid: self.snapshot.nodes[&name].uid().into(),
-                revision: revision::of_entries(&order.entries, &order.observe),
-                report_interval_seconds: 20,
-                sysctls: order.entries.clone(),
-                observe: order.observe.clone(),
-            };
-            let mut object = match write {
-                Write::Create { object, .. } => {
-                    let status =
-                        TcpCloseNodeStatus { observed_generation: -1, ..TcpCloseNodeStatus::default() };
-                    TcpCloseNode { status: Some(status), ..*object }
-                }
-                Write::Patch { .. } | Write::Delete { .. } => {
-                    self.snapshot.orders[&name].0.as_ref().unwrap().clone()
-                }
-            };
-            object.spec = spec;
-            let generation = object.metadata.generation.unwrap_or_default() + 1;
-            object.metadata.generation = Some(generation);
-            object.metadata.uid.get_or_insert_with(|| format!("{name}-object"));
-            object.metadata.resource_version = Some(generation.to_string());
-            self.snapshot.orders.insert(name, Arc::new(DeserializeGuard(Ok(object))));
+            self.take(&write, &resolution);
         }
+    }
+
+    /// Takes one write, as the API server would.
+    pub(crate) fn take(&mut self, write: &Write, resolution: &Resolution) {
+        let name = write.node().to_string();
+        let mut object = match write {
+            Write::Delete { .. } => {
+                self.snapshot.orders.remove(&name);
+                return;
+            }
+            Write::Create { object, .. } => {
+                let status = TcpCloseNodeStatus { observed_generation: -1, ..TcpCloseNodeStatus::default() };
+                TcpCloseNode { status: Some(status), ..(**object).clone() }
+            }
+            Write::Patch { .. } => self.snapshot.orders[&name].0.as_ref().unwrap().clone(),
+        };
+        let order = &resolution.orders[&name];
+        object.spec = TcpCloseNodeSpec {
+            node_uid: self.snapshot.nodes[&name].uid().into(),
+            revision: revision::of_entries(&order.entries, &order.observe),
+            report_interval_seconds: 20,
+            sysctls: order.entries.clone(),
+            observe: order.observe.clone(),
+        };
+        let generation = object.metadata.generation.unwrap_or_default() + 1;
+        object.metadata.generation = Some(generation);
+        object.metadata.uid.get_or_insert_with(|| format!("{name}-object"));
+        object.metadata.resource_version = Some(generation.to_string());
+        self.snapshot.orders.insert(name, Arc::new(DeserializeGuard(Ok(object))));
     }
 
     /// The agents of all nodes carry out their orders.
@@ -237,14 +279,19 @@ impl Cluster {
 
     /// The status of a tuning now; it is stored as the API server would.
     pub(crate) fn status(&mut self, name: &str) -> TcpCloseTuningStatus {
+        let status = self.next_status(name);
+        let tuning = self.snapshot.tunings.iter_mut().find(|tuning| tuning.name == name).unwrap();
+        tuning.status = Some(status.clone());
+        status
+    }
+
+    /// The status of a tuning now; nobody stores it.
+    pub(crate) fn next_status(&mut self, name: &str) -> TcpCloseTuningStatus {
         let resolution = self.resolve();
         self.history.note_reports(&self.snapshot, self.now.clock);
-        let at = self.snapshot.tunings.iter().position(|tuning| tuning.name == name).unwrap();
-        let tuning = &self.snapshot.tunings[at];
+        let tuning = self.snapshot.tunings.iter().find(|tuning| tuning.name == name).unwrap();
         let stored = tuning.status.as_ref();
-        let status = summarise(tuning, stored, &self.snapshot, &resolution, &mut self.history, self.now);
-        self.snapshot.tunings[at].status = Some(status.clone());
-        status
+        summarise(tuning, stored, &self.snapshot, &resolution, &mut self.history, self.now)
     }
 
     /// Ready, its reason, and whether it is Reconciling or Stalled: `False Refused Stalled`.

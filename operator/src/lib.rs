@@ -1,7 +1,7 @@
 //! The cluster side of tcp-close-tuning: it turns all tunings into one order for each node, and all reports into one
 //! status for each tuning. It never touches a kernel, and it never writes to a Node.
 //!
-//! `watch -> resolve -> assign`, and beside it `watch -> resolve -> summarise -> report`. Steps that only compute take
+//! `watch -> resolve -> roll out -> assign`, and beside it `watch -> resolve -> summarise -> report`. Steps that only compute take
 //! values and return values; the clock is one of the values.
 
 pub mod assign;

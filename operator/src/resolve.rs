@@ -1,8 +1,13 @@
 //! Resolve: for every node and every sysctl, which tuning orders it, and what becomes of keys that nothing orders any
 //! longer. Takes what is known of the cluster, returns what is to be ordered; no client, no clock.
 //!
+//! What a tuning has for a node is an argument: by the specs alone, the answer is what everybody wants; with what the
+//! rollouts leave on each node meanwhile, it is what is to be ordered now.
+//!
 //! Absence is never an order: a key that was ordered gets a Restore or a Release, and loses its entry only after its node
 //! has acknowledged that.
+
+mod content;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -10,10 +15,12 @@ use std::collections::BTreeMap;
 use crds::TcpCloseNode;
 use crds::node::{EntryAction, ObservedTuning, SysctlEntry, TuningReference};
 use crds::state::State;
-use crds::tuning::{DriftPolicyName, Mode, RemovalPolicy, TcpCloseTuningSpec};
+use crds::tuning::{Mode, RemovalPolicy, TcpCloseTuningSpec};
 use tcp_close::Sysctl;
 
 use crate::snapshot::{Node, Snapshot, Tuning};
+pub use content::{Content, Contents, orders_of};
+use content::{Offer, hold};
 
 /// The schema takes no more. More tunings than this on one node are not looked at by anybody.
 const OBSERVE_MAX: usize = 64;
@@ -66,8 +73,8 @@ pub enum Standing {
     },
 }
 
-/// What is to be ordered on every node.
-pub fn resolve(snapshot: &Snapshot) -> Resolution {
+/// What is to be ordered on every node, where the tunings have these contents there.
+pub fn resolve(snapshot: &Snapshot, contents: &Contents) -> Resolution {
     let tunings = Ranked::new(&snapshot.tunings);
     let orders = snapshot
         .nodes
@@ -75,7 +82,7 @@ pub fn resolve(snapshot: &Snapshot) -> Resolution {
         .filter(|(name, node)| node.is_linux() || snapshot.orders.contains_key(*name))
         // What an undecodable order holds is unknown: it stays as it is.
         .filter(|(name, _)| snapshot.orders.get(*name).is_none_or(|order| order.0.is_ok()))
-        .map(|(name, node)| (name.clone(), resolve_node(node, snapshot.order_of(node), &tunings)))
+        .map(|(name, node)| (name.clone(), resolve_node(node, snapshot.order_of(node), &tunings, contents)))
         .collect();
     Resolution { orders }
 }
@@ -94,7 +101,7 @@ impl<'a> Ranked<'a> {
             of_mode.collect::<Vec<_>>()
         };
         let mut enforce = in_mode(Mode::Enforce);
-        enforce.sort_by_key(|(tuning, spec)| (Reverse(spec.priority()), tuning.created, &tuning.name));
+        enforce.sort_by_key(|(tuning, spec)| precedence(tuning, spec));
         let mut observe = in_mode(Mode::Observe);
         observe.sort_by_key(|(tuning, _)| &tuning.name);
         Self { enforce, observe, frozen: tunings.iter().filter(|tuning| tuning.is_frozen()).collect() }
@@ -105,25 +112,35 @@ impl<'a> Ranked<'a> {
     }
 }
 
-fn resolve_node(node: &Node, prior: Option<&TcpCloseNode>, tunings: &Ranked<'_>) -> NodeOrder {
-    let matching: Vec<_> =
-        tunings.enforce.iter().filter(|(tuning, _)| tuning.matches(node)).copied().collect();
+/// Who comes before whom: the higher priority, then the older one.
+pub fn precedence<'a>(tuning: &'a Tuning, spec: &TcpCloseTuningSpec) -> impl Ord + use<'a> {
+    (Reverse(spec.priority()), tuning.created, &tuning.name)
+}
+
+fn resolve_node(
+    node: &Node,
+    prior: Option<&TcpCloseNode>,
+    tunings: &Ranked<'_>,
+    contents: &Contents,
+) -> NodeOrder {
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    let matching = tunings.enforce.iter().filter(|(tuning, _)| tuning.matches(node));
+    let offers: Vec<_> = matching
+        .map(|(tuning, spec)| Offer::new(tuning, spec, contents.of(&tuning.uid, name), prior))
+        .collect();
     let observers: Vec<_> =
         tunings.observe.iter().filter(|(tuning, _)| tuning.matches(node)).copied().collect();
     let mut order = NodeOrder::default();
     for sysctl in Sysctl::ALL {
         let last = prior.and_then(|prior| entry_of(prior, sysctl.name()));
         let frozen = last.filter(|last| is_order(last) && tunings.is_frozen(&last.tuning.uid));
-        let claims = contest(sysctl, &matching, frozen);
-        let winner = claims.iter().position(|claim| claim.standing == Standing::Wins);
-        let winner =
-            winner.and_then(|at| matching.iter().find(|(tuning, _)| tuning.uid == claims[at].tuning));
+        let claims = contest(sysctl, &offers, frozen);
+        let winner = claims.iter().find(|claim| claim.standing == Standing::Wins);
+        let winner = winner.and_then(|claim| offers.iter().find(|offer| offer.tuning.uid == claim.tuning));
         let entry = match (frozen, winner, last) {
             (Some(frozen), _, _) => Some(frozen.clone()),
-            (None, Some((tuning, spec)), _) => {
-                Some(entry(sysctl.name(), EntryAction::Set, spec.sysctls.get(sysctl), tuning, spec))
-            }
-            (None, None, Some(last)) => wind_down(last, prior, &observers),
+            (None, Some(winner), _) => winner.entry(sysctl),
+            (None, None, Some(last)) => wind_down(last, prior, &offers, &observers),
             (None, None, None) => None,
         };
         order.entries.extend(entry);
@@ -137,75 +154,48 @@ fn resolve_node(node: &Node, prior: Option<&TcpCloseNode>, tunings: &Ranked<'_>)
 }
 
 /// How everybody who orders this sysctl here fares. The first of the highest priority wins, unless a frozen tuning holds it.
-fn contest(
-    sysctl: Sysctl,
-    matching: &[(&Tuning, &TcpCloseTuningSpec)],
-    frozen: Option<&SysctlEntry>,
-) -> Vec<Claim> {
-    let mut claimants =
-        matching.iter().filter_map(|(tuning, spec)| Some((tuning, spec, spec.sysctls.get(sysctl)?)));
+fn contest(sysctl: Sysctl, offers: &[Offer<'_>], frozen: Option<&SysctlEntry>) -> Vec<Claim> {
+    let mut claimants = offers.iter().filter_map(|offer| Some((offer, offer.value(sysctl)?)));
     let claim = |tuning: &Tuning, standing| Claim { sysctl, tuning: tuning.uid.clone(), standing };
     if let Some(frozen) = frozen {
         let by = &frozen.tuning.uid;
         return claimants
-            .map(|(tuning, ..)| claim(tuning, Standing::Overridden { by: by.clone() }))
+            .map(|(offer, _)| claim(offer.tuning, Standing::Overridden { by: by.clone() }))
             .collect();
     }
-    let Some((winner, best, value)) = claimants.next() else { return Vec::new() };
-    let losers = claimants.map(|(tuning, spec, other)| {
-        let standing = if spec.priority() < best.priority() {
-            Standing::Overridden { by: winner.uid.clone() }
+    let Some((winner, value)) = claimants.next() else { return Vec::new() };
+    let losers = claimants.map(|(offer, other)| {
+        let standing = if offer.spec.priority() < winner.spec.priority() {
+            Standing::Overridden { by: winner.tuning.uid.clone() }
         } else if other == value {
             Standing::Agrees
         } else {
-            Standing::Conflict { with: winner.uid.clone() }
+            Standing::Conflict { with: winner.tuning.uid.clone() }
         };
-        claim(tuning, standing)
+        claim(offer.tuning, standing)
     });
-    std::iter::once(claim(winner, Standing::Wins)).chain(losers).collect()
+    std::iter::once(claim(winner.tuning, Standing::Wins)).chain(losers).collect()
 }
 
-/// The order of a tuning for one key. What the tuning leaves at its default is left out, so that an order of an earlier
-/// version keeps its revision.
-fn entry(
-    name: &str,
-    action: EntryAction,
-    value: Option<i64>,
-    tuning: &Tuning,
-    spec: &TcpCloseTuningSpec,
-) -> SysctlEntry {
-    SysctlEntry {
-        name: name.into(),
-        action,
-        value,
-        tuning: reference(tuning),
-        priority: Some(spec.priority()).filter(|priority| *priority != 0),
-        safety: spec.safety(),
-        drift_policy: Some(spec.drift_policy()).filter(|policy| *policy != DriftPolicyName::Correct),
-        removal_policy: spec.removal_policy(),
-        rollback: None,
-    }
-}
-
-/// What becomes of a key that no tuning orders any longer.
+/// What becomes of a key that no tuning orders any longer. A revision that failed is put back, whatever its removal policy:
+/// nobody wants to keep it.
 fn wind_down(
     last: &SysctlEntry,
     prior: Option<&TcpCloseNode>,
+    offers: &[Offer<'_>],
     observers: &[(&Tuning, &TcpCloseTuningSpec)],
 ) -> Option<SysctlEntry> {
     let observer = observers.iter().find(|(tuning, _)| tuning.uid == last.tuning.uid);
     match (last.action, observer) {
-        (EntryAction::Set | EntryAction::Hold, Some((tuning, spec))) => {
-            Some(entry(&last.name, EntryAction::Hold, last.value, tuning, spec))
+        (EntryAction::Set | EntryAction::Hold, Some((tuning, spec))) => Some(hold(last, tuning, spec)),
+        (EntryAction::Set | EntryAction::Hold, None) => {
+            let failed = offers.iter().any(|offer| offer.tuning.uid == last.tuning.uid && offer.rollback);
+            let action = match last.removal_policy {
+                RemovalPolicy::Keep if !failed => EntryAction::Release,
+                RemovalPolicy::Keep | RemovalPolicy::Restore => EntryAction::Restore,
+            };
+            Some(SysctlEntry { action, value: None, ..last.clone() })
         }
-        (EntryAction::Set | EntryAction::Hold, None) => Some(SysctlEntry {
-            action: match last.removal_policy {
-                RemovalPolicy::Restore => EntryAction::Restore,
-                RemovalPolicy::Keep => EntryAction::Release,
-            },
-            value: None,
-            ..last.clone()
-        }),
         (EntryAction::Restore | EntryAction::Release, _) => {
             let done = prior.is_some_and(|prior| is_removed(prior, &last.name));
             (!done).then(|| last.clone())
@@ -221,7 +211,11 @@ fn observe(
     let kept = prior.into_iter().flat_map(|prior| &prior.spec.observe);
     let kept = kept.filter(|observed| tunings.is_frozen(&observed.tuning.uid)).cloned();
     let fresh = observers.iter().map(|(tuning, spec)| ObservedTuning {
-        tuning: reference(tuning),
+        tuning: TuningReference {
+            name: tuning.name.clone(),
+            uid: tuning.uid.clone(),
+            revision: tuning.revision.clone(),
+        },
         sysctls: spec.sysctls.clone(),
         safety: spec.safety(),
     });
@@ -229,10 +223,6 @@ fn observe(
     all.sort_by(|one, other| one.tuning.name.cmp(&other.tuning.name));
     all.truncate(OBSERVE_MAX);
     all
-}
-
-fn reference(tuning: &Tuning) -> TuningReference {
-    TuningReference { name: tuning.name.clone(), uid: tuning.uid.clone(), revision: tuning.revision.clone() }
 }
 
 fn entry_of<'a>(order: &'a TcpCloseNode, name: &str) -> Option<&'a SysctlEntry> {

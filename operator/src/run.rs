@@ -1,9 +1,10 @@
 //! The two loops. One turns what changed into orders, at once; the other turns it into statuses, a moment later.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kube::Client;
+use kube::{Client, ResourceExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -13,9 +14,11 @@ use crate::history::History;
 use crate::lead::{Candidate, Leadership};
 use crate::metrics::{self, Kind, Metrics};
 use crate::report::Reporter;
-use crate::resolve::resolve;
+use crate::resolve::{Contents, Resolution, resolve};
+use crate::rollout::place;
 use crate::serve::{Health, serve};
-use crate::summarise::{Now, fleet::fleet, summarise};
+use crate::snapshot::{Node, Snapshot};
+use crate::summarise::{Now, class, fleet::fleet, summarise};
 use crate::watch::Caches;
 
 /// Every loop turns at least this often: silence has to be noticed, and what failed is tried again.
@@ -42,16 +45,19 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
     let (candidate, leadership) = Candidate::new(&client, &settings.namespace, &settings.identity);
     let mut stopping = stop.clone();
     let (events, telling) = Events::start(client.clone(), &settings.identity);
+    let (silence, silent) = watch::channel(BTreeSet::new());
     let orders = order(
         client.clone(),
         events.clone(),
         caches.clone(),
         leadership.clone(),
+        silent,
         health.clone(),
         metrics.clone(),
     );
     let reporter = Reporter::new(client, events, metrics.clone());
-    let statuses = status(reporter, caches.clone(), leadership.clone(), health.clone(), metrics.clone());
+    let statuses =
+        status(reporter, caches.clone(), leadership.clone(), silence, health.clone(), metrics.clone());
     let serving = serve(listener, health.clone(), metrics, leadership, stop.clone());
     let listed = async {
         caches.listed().await;
@@ -80,22 +86,28 @@ async fn order(
     events: Events,
     caches: Caches,
     leadership: Leadership,
+    mut silent: watch::Receiver<BTreeSet<String>>,
     health: Health,
     metrics: Metrics,
 ) {
     let mut sent = Sent::default();
     let mut pace = Pace::new(&caches, &leadership, ORDER_AFTER);
     loop {
-        pace.next(&health).await;
+        tokio::select! {
+            () = pace.next(&health) => {}
+            _ = silent.changed() => {}
+        }
         if !health.is_ready() || !leadership.may_write() {
             continue;
         }
         let started = Instant::now();
         let snapshot = caches.snapshot();
-        let resolution = resolve(&snapshot);
+        let unseen = sent.unseen(&snapshot, started);
+        let resolution = resolve_now(&snapshot, &silent.borrow(), &unseen);
         let writes = sent.without_sent(assign::plan(&snapshot, &resolution), started);
         pace.worked(started.elapsed());
         metrics.note_turn(Kind::Order, started.elapsed());
+        sent.note_tried(&writes, Instant::now());
         let taken = assign::carry_out(&client, writes, &leadership, &health, &metrics).await;
         events.tell_of_writes(&taken);
         for write in taken {
@@ -104,11 +116,20 @@ async fn order(
     }
 }
 
+/// What is to be ordered now: what the specs want, as far as their rollouts have come.
+pub fn resolve_now(snapshot: &Snapshot, silent: &BTreeSet<String>, unseen: &BTreeSet<String>) -> Resolution {
+    let wants = resolve(snapshot, &Contents::as_specified());
+    let is_reachable = |node: &Node| snapshot.is_reporting(node) && !silent.contains(&node.name_any());
+    let contents = place(snapshot, &wants, &is_reachable, unseen);
+    if contents.are_as_specified() { wants } else { resolve(snapshot, &contents) }
+}
+
 /// Turns changes into statuses.
 async fn status(
     mut reporter: Reporter,
     caches: Caches,
     leadership: Leadership,
+    silence: watch::Sender<BTreeSet<String>>,
     health: Health,
     metrics: Metrics,
 ) {
@@ -126,10 +147,12 @@ async fn status(
         if caches.was_interrupted() {
             history.forgive(now.clock);
         }
+        let silent = class::silent(&snapshot, &history, now.clock);
+        silence.send_if_modified(|before| std::mem::replace(before, silent.clone()) != silent);
         if !leadership.may_write() {
             continue;
         }
-        let resolution = resolve(&snapshot);
+        let resolution = resolve(&snapshot, &Contents::as_specified());
         let alive = snapshot.tunings.iter().filter(|tuning| !tuning.deleting);
         let statuses: Vec<_> = alive
             .map(|tuning| {

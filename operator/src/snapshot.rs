@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crds::tuning::Mode;
+use crds::tuning::{Mode, RolloutStatus, StableRevision};
 use crds::{TcpCloseNode, TcpCloseTuning, TcpCloseTuningSpec, TcpCloseTuningStatus, revision};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -13,6 +13,12 @@ use serde::Deserialize;
 
 /// The label that every Linux node carries.
 const OS_LABEL: &str = "kubernetes.io/os";
+/// The label by which a person keeps a node's order as it is.
+pub const HOLD_LABEL: &str = "tcpclose.dev/hold";
+/// The annotation of a tuning by which a person has a failed revision tried again: any new value.
+pub const RETRY_AT: &str = "tcpclose.dev/retry-at";
+/// So much of it tells one attempt from the next; a status takes no more.
+const RETRY_AT_MAX: usize = 64;
 
 /// A Node, less everything that tuning does not look at: a real one has 10 to 20 KB.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
@@ -58,6 +64,12 @@ impl Node {
             .any(|condition| condition.type_ == "Ready" && condition.status == "True")
     }
 
+    /// Whether a person has labelled it to keep its order as it is. Only the value `false` means no: who sets such a label
+    /// means it.
+    pub fn is_held(&self) -> bool {
+        self.labels().get(HOLD_LABEL).is_some_and(|value| value != "false")
+    }
+
     /// Its uid; empty for a Node that no API server has seen.
     pub fn uid(&self) -> &str {
         self.metadata.uid.as_deref().unwrap_or_default()
@@ -96,6 +108,8 @@ pub struct Tuning {
     pub spec: Result<TcpCloseTuningSpec, String>,
     /// The revision of its spec.
     pub revision: String,
+    /// When a person last wanted a failed revision tried again, in that person's words.
+    pub retry_at: Option<String>,
     /// What is stored of its status.
     pub status: Option<TcpCloseTuningStatus>,
 }
@@ -115,6 +129,7 @@ impl From<&TuningObject> for Tuning {
             created: meta.creation_timestamp.as_ref().map(|time| time.0),
             deleting: meta.deletion_timestamp.is_some(),
             revision: spec.as_ref().map(revision::of_tuning).unwrap_or_default(),
+            retry_at: object.annotations().get(RETRY_AT).map(|at| at.chars().take(RETRY_AT_MAX).collect()),
             spec,
             status,
         }
@@ -125,6 +140,16 @@ impl Tuning {
     /// Its spec, if it is to be carried out in this mode: decoded, and not being deleted.
     pub fn in_mode(&self, mode: Mode) -> Option<&TcpCloseTuningSpec> {
         self.spec.as_ref().ok().filter(|spec| !self.deleting && spec.mode == mode)
+    }
+
+    /// How far the rollout of its spec is, as it is stored.
+    pub fn rollout(&self) -> Option<&RolloutStatus> {
+        self.status.as_ref()?.rollout.as_ref()
+    }
+
+    /// The revision that completed last.
+    pub fn stable(&self) -> Option<&StableRevision> {
+        self.rollout()?.stable.as_ref()
     }
 
     /// Whether it is there and nobody can say what it wants.
@@ -155,6 +180,13 @@ impl Snapshot {
     pub fn order_of(&self, node: &Node) -> Option<&TcpCloseNode> {
         let order = self.orders.get(&node.name_any())?.0.as_ref().ok()?;
         (order.spec.node_uid == node.uid()).then_some(order)
+    }
+
+    /// Whether the Node is Ready and its agent has ever reported on its order: it can be ordered something, unless it has fallen
+    /// silent since.
+    pub fn is_reporting(&self, node: &Node) -> bool {
+        let status = self.order_of(node).and_then(|order| order.status.as_ref());
+        node.is_ready() && status.is_some_and(|status| status.observed_generation >= 0)
     }
 
     /// The tuning of this uid.

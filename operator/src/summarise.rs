@@ -5,19 +5,21 @@ pub mod class;
 pub mod condition;
 pub mod fleet;
 mod leak;
+mod rolling;
 mod sums;
 mod verdict;
 mod worst;
 
 use std::time::{Duration, Instant};
 
-use crds::tuning::NodeCounts;
+use crds::tuning::{Mode, NodeCounts};
 use crds::{TcpCloseTuningSpec, TcpCloseTuningStatus};
 use jiff::Timestamp;
 
 use crate::history::History;
 use crate::resolve::{Resolution, is_order};
-use crate::snapshot::{Snapshot, Tuning};
+use crate::rollout;
+use crate::snapshot::{Node, Snapshot, Tuning};
 use class::{Class, Finding};
 use condition::Stored;
 pub use leak::leaked;
@@ -36,7 +38,8 @@ pub struct Now {
     pub clock: Instant,
 }
 
-/// The status of a tuning, with the stored one as the past.
+/// The status of a tuning, with the stored one as the past. The resolution is what the specs want: what its rollout has not
+/// reached yet counts as waiting.
 pub fn summarise(
     tuning: &Tuning,
     stored: Option<&TcpCloseTuningStatus>,
@@ -66,7 +69,18 @@ fn summarise_decoded(
     now: Now,
 ) -> TcpCloseTuningStatus {
     let was_ready = past.was_in_force();
-    let findings = class::find(tuning, spec, snapshot, resolution, history, was_ready, now.clock);
+    let mut findings = class::find(tuning, spec, snapshot, resolution, history, was_ready, now.clock);
+    let is_reachable = |node: &Node| class::is_heard(node, snapshot, history, now.clock);
+    let members = rollout::members(tuning, snapshot, resolution, &is_reachable);
+    let progress = match spec.mode {
+        Mode::Enforce => Some(rollout::advance(tuning, spec, past.status, &members, now.wall)),
+        Mode::Observe => None,
+    };
+    for (finding, member) in findings.iter_mut().zip(&members) {
+        if let Some(progress) = &progress {
+            finding.note_turn(member, progress);
+        }
+    }
     let pending =
         findings.iter().filter(|finding| finding.class == Class::Pending).map(|finding| finding.node);
     let long_pending = history.note_pending(&tuning.uid, pending, now.clock, PENDING_LONG);
@@ -79,7 +93,9 @@ fn summarise_decoded(
         waited_for_peace: past.has_waited_for_peace(now.wall),
         long_pending,
         findings,
+        progress,
     };
+    let kept = || past.status.and_then(|status| status.rollout.clone());
     TcpCloseTuningStatus {
         observed_generation: tuning.generation,
         conditions: condition::conditions(&verdict::conclude(&scene), past, now.wall),
@@ -87,7 +103,8 @@ fn summarise_decoded(
         sockets: sums::sums(scene.findings.iter().filter_map(|finding| finding.report)),
         worst: worst::worst(&scene.findings),
         refusals: worst::refusals(&scene.findings),
-        rollout: None,
+        // While it only observes, what its nodes had completed is not forgotten.
+        rollout: scene.progress.map(|progress| progress.status).or_else(kept),
     }
 }
 
@@ -120,7 +137,7 @@ fn counts(scene: &Scene<'_>) -> NodeCounts {
         summary: format!("{updated}/{matched}"),
         matched,
         updated,
-        pending: of(Class::Pending),
+        pending: of(Class::Pending) + of(Class::Waiting),
         refused: of(Class::Refused),
         failed: count(findings.iter().filter(|finding| finding.class.is_failed()).count()),
         stale: of(Class::Stale),
@@ -154,7 +171,7 @@ pub(crate) fn nodes(many: usize) -> String {
 }
 
 /// At most this many characters; what was cut off is shown as `…`.
-fn clip(text: &str, max: usize) -> String {
+pub(crate) fn clip(text: &str, max: usize) -> String {
     if text.chars().count() <= max {
         return text.into();
     }

@@ -17,7 +17,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::snapshot::{Node, OrderObject, Snapshot, Tuning, TuningObject};
+use crate::snapshot::{Node, OrderObject, RETRY_AT, Snapshot, Tuning, TuningObject};
 use crate::summarise::leaked;
 
 /// Reflections of the three kinds.
@@ -43,7 +43,7 @@ impl Caches {
         let watching = async move {
             tokio::join!(
                 reflect(&client, node_writer, Node::strip, &wake, &interrupted),
-                reflect(&client, tuning_writer, strip, &wake, &interrupted),
+                reflect(&client, tuning_writer, strip_tuning, &wake, &interrupted),
                 reflect(&client, order_writer, strip_order, &wake, &interrupted),
             );
         };
@@ -92,6 +92,13 @@ where
 fn strip<K: Resource>(object: &mut DeserializeGuard<K>) {
     object.meta_mut().managed_fields = None;
     object.meta_mut().annotations = None;
+}
+
+fn strip_tuning(object: &mut TuningObject) {
+    let mut annotations = object.meta_mut().annotations.take().unwrap_or_default();
+    strip(object);
+    annotations.retain(|name, _| name == RETRY_AT);
+    object.meta_mut().annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
 }
 
 /// Drops what nothing here reads: the figures of ports and of thirty pods take more memory than all the rest of a node.

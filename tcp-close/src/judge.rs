@@ -2,7 +2,8 @@
 //!
 //! The agent judges just before it writes, with facts that it gathered itself, and trusts no admission check before it.
 //! Rules gate writes, not residence: a value that is in force is never taken back because a rule would refuse it now, it is
-//! at risk. Restores are exempt, because a baseline is its owner's.
+//! at risk. Restores are exempt, because a baseline is its owner's, and so is a return to what was in force before: it must
+//! not be kept on a revision that failed because a fact has moved.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,9 +63,13 @@ fn judge_key(sysctl: Sysctl, value: i64, entries: &Entries, live: &Readings, fac
         _ => rule::opine(&case, &entry.acknowledged),
     };
     let higher = rule::opine_on_precedence(sysctl, value, &above(entry, entries), &entry.acknowledged);
-    let mut refusals = refusals.into_iter().chain(higher);
-    let verdict = match (refusals.next(), reading) {
-        (Some(refusal), Reading::Value(live)) if *live == value => Verdict::AtRisk(refusal),
+    let mut refusals = refusals.into_iter().chain(higher).peekable();
+    let returns = entry.rollback && rule::opine_without_node(&case).refusals.is_empty();
+    let in_force = matches!(reading, Reading::Value(live) if *live == value);
+    // What a return is spared stays among the remarks, until it is in force and at risk.
+    let forbidding = refusals.next_if(|_| !returns || in_force);
+    let verdict = match (forbidding, reading) {
+        (Some(refusal), _) if in_force => Verdict::AtRisk(refusal),
         (Some(refusal), _) => Verdict::Refused(refusal),
         // A kernel without tcp_tw_recycle never recycles: 0 is what it does.
         (None, Reading::Absent) if sysctl != Sysctl::TwRecycle => {

@@ -54,6 +54,9 @@ pub struct Entry {
     pub acknowledged: BTreeSet<String>,
     /// What becomes of a value that another program has changed.
     pub drift_policy: DriftPolicy,
+    /// Whether it takes the node back to what was in force here before: then only values that no kernel is meant to hold are
+    /// refused.
+    pub rollback: bool,
 }
 
 impl Entry {
@@ -66,6 +69,7 @@ impl Entry {
             clients_behind_nat: ClientsBehindNat::Unknown,
             acknowledged: BTreeSet::new(),
             drift_policy: DriftPolicy::Correct,
+            rollback: false,
         }
     }
 

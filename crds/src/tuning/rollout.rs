@@ -19,7 +19,7 @@ pub struct Rollout {
     /// How many nodes may have been ordered the change and not yet have settled: a number, or a percentage of the nodes that are
     /// reachable when it starts, rounded down and at least 1. Absent: all of up to 10 nodes, above that 10%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "number_or_percentage")]
+    #[schemars(schema_with = "number_from_1_or_percentage")]
     pub max_concurrent: Option<IntOrString>,
     /// How long the canaries are watched before other nodes follow, in seconds; absent means 60.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,12 +87,20 @@ pub struct RolloutStatus {
     /// Since when it is in this phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase_since: Option<Time>,
+    /// When a node settled last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progressed_at: Option<Time>,
     /// The revision that is rolled out.
     #[schemars(length(max = 64))]
     pub revision: String,
     /// What completed last: nodes that join meanwhile get it, and a rollout that fails goes back to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stable: Option<StableRevision>,
+    /// Revisions that were begun since the stable one completed, and given up for another; a node that still holds one is taken
+    /// back with the rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), inner(length(max = 64)), extend("x-kubernetes-list-type" = "set"))]
+    pub attempted: Vec<String>,
     /// The revision that was taken back. It is not tried again until the spec or the annotation `tcpclose.dev/retry-at` changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
@@ -144,11 +152,98 @@ pub struct StableRevision {
     pub removal_policy: Option<RemovalPolicy>,
 }
 
+/// Where a rollout is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The nodes that go first take the change.
+    Canary,
+    /// They have, and are watched for a while.
+    Soaking,
+    /// The others follow, some at a time.
+    RollingOut,
+    /// Every node has it, and every node that joins gets it.
+    Completed,
+    /// It failed: the nodes that have it are taken back.
+    RollingBack,
+    /// They have been.
+    RolledBack,
+}
+
+impl Phase {
+    /// Every phase.
+    pub const ALL: [Self; 6] =
+        [Self::Canary, Self::Soaking, Self::RollingOut, Self::Completed, Self::RollingBack, Self::RolledBack];
+
+    /// As it stands in a status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Canary => "Canary",
+            Self::Soaking => "Soaking",
+            Self::RollingOut => "RollingOut",
+            Self::Completed => "Completed",
+            Self::RollingBack => "RollingBack",
+            Self::RolledBack => "RolledBack",
+        }
+    }
+
+    /// The phase of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == name)
+    }
+}
+
+/// How many of so many nodes a number or a percentage is, rounded down. What is neither is none: the schema lets nothing
+/// else through.
+pub fn share(wanted: &IntOrString, all: usize) -> usize {
+    match wanted {
+        IntOrString::Int(number) => usize::try_from(*number).unwrap_or_default(),
+        IntOrString::String(text) => {
+            let percent = text.strip_suffix('%').and_then(|number| number.parse::<usize>().ok());
+            percent.map_or(0, |percent| all.saturating_mul(percent.min(100)) / 100)
+        }
+    }
+}
+
 pub(super) fn number_or_percentage(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    at_least(0)
+}
+
+fn number_from_1_or_percentage(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    at_least(1)
+}
+
+fn at_least(minimum: u32) -> schemars::Schema {
     schemars::json_schema!({
         "x-kubernetes-int-or-string": true,
         "anyOf": [{ "type": "integer" }, { "type": "string" }],
         "pattern": "^(100|[1-9]?[0-9])%$",
-        "minimum": 0
+        "minimum": minimum
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentage_is_rounded_down_and_a_number_is_itself() {
+        let percent = |text: &str| IntOrString::String(text.into());
+        assert_eq!(share(&percent("10%"), 19), 1);
+        assert_eq!(share(&percent("10%"), 9), 0);
+        assert_eq!(share(&percent("100%"), 7), 7);
+        assert_eq!(share(&IntOrString::Int(3), 7), 3);
+    }
+
+    #[test]
+    fn what_the_schema_lets_nobody_say_is_none() {
+        for text in ["", "%", "ten", "-1%", "1e2%"] {
+            assert_eq!(share(&IntOrString::String(text.into()), 7), 0, "{text}");
+        }
+        assert_eq!(share(&IntOrString::Int(-1), 7), 0);
+    }
+
+    #[test]
+    fn every_phase_is_read_as_it_is_written() {
+        assert!(Phase::ALL.into_iter().all(|phase| Phase::parse(phase.as_str()) == Some(phase)));
+    }
 }

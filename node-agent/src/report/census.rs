@@ -2,6 +2,7 @@
 
 use crds::node::{Conntrack, PairUse, Pods, PortCount, Ports, Rates, Side, Sockets, Sockstat, States};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tcp_close::counters;
 use tcp_close::reach::Reach;
 use tcp_close::sockets::SocketCounts;
 
@@ -30,14 +31,18 @@ pub(crate) fn sockstat(census: &Census) -> Option<Sockstat> {
     Some(Sockstat { time_wait_and_fin_wait2: value.tw, measured_at: Some(Time(at)) })
 }
 
-/// How connections ended before a sysctl was changed.
+/// How connections ended before a sysctl was changed, while anybody may compare that with how they end since.
 pub(crate) fn rates_before(census: &Census) -> Option<Rates> {
-    census.rates_before.map(Rates::from)
+    census.rates_before.filter(|_| census.rates_since.is_none_or(is_recent)).map(Rates::from)
 }
 
-/// How they end since then, while anybody may compare the two.
+/// How they end since then.
 pub(crate) fn rates_since(census: &Census) -> Option<Rates> {
-    census.rates_since.filter(|rates| rates.seconds <= SINCE_SECONDS_MAX).map(Rates::from)
+    census.rates_since.filter(|rates| is_recent(*rates)).map(Rates::from)
+}
+
+fn is_recent(since: counters::Rates) -> bool {
+    since.seconds <= SINCE_SECONDS_MAX
 }
 
 /// How connections end.
@@ -136,7 +141,6 @@ pub(super) mod tests {
     use std::net::Ipv4Addr;
 
     use jiff::Timestamp;
-    use tcp_close::counters;
     use tcp_close::sockets::State;
 
     use super::*;
@@ -183,12 +187,13 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn how_connections_end_since_a_change_is_told_for_two_days() {
+    fn how_connections_ended_before_a_change_and_end_since_is_told_for_two_days() {
         let after = |seconds| {
-            let since = counters::Rates { seconds, ..counters::Rates::default() };
-            rates_since(&Census { rates_since: Some(since), ..Census::default() }).map(|rates| rates.seconds)
+            let over = |seconds| Some(counters::Rates { seconds, ..counters::Rates::default() });
+            let census = Census { rates_before: over(60), rates_since: over(seconds), ..Census::default() };
+            [rates_before(&census), rates_since(&census)].map(|rates| rates.map(|rates| rates.seconds))
         };
-        assert_eq!((after(86_400), after(172_801)), (Some(86_400), None));
+        assert_eq!((after(86_400), after(172_801)), ([Some(60), Some(86_400)], [None, None]));
     }
 
     #[test]

@@ -1,10 +1,9 @@
 use super::*;
 use crate::fixtures::{Cluster, selector, tuning};
-use crate::resolve::resolve;
 use crate::snapshot::Tuning;
 
 fn planned(cluster: &Cluster) -> Vec<Write> {
-    plan(&cluster.snapshot, &resolve(&cluster.snapshot))
+    plan(&cluster.snapshot, &cluster.resolve())
 }
 
 fn only_patch(cluster: &Cluster) -> (Value, Vec<Removed>) {
@@ -49,7 +48,8 @@ fn a_changed_order_is_patched_at_the_version_that_it_was_planned_from() {
     let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
     cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
     let (patch, done) = only_patch(&cluster);
-    assert_eq!(patch["metadata"]["resourceVersion"], "1");
+    let stored = cluster.snapshot.orders["n1"].meta().resource_version.clone();
+    assert_eq!(patch["metadata"]["resourceVersion"].as_str(), stored.as_deref());
     assert_eq!(patch["spec"]["sysctls"][0]["value"], 31);
     assert_eq!(patch["spec"]["revision"], revision::of_entries(&cluster.order("n1").entries, &[]));
     assert_eq!(done, []);

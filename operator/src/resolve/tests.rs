@@ -1,4 +1,4 @@
-use crds::tuning::{ClientsBehindNatWord, Safety};
+use crds::tuning::{ClientsBehindNatWord, DriftPolicyName, Safety};
 
 use super::*;
 use crate::fixtures::{Cluster, FIN, RETRIES, selector, tuning};

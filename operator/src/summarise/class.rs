@@ -1,16 +1,19 @@
 //! Where each matched node stands: in exactly one class, with what overlays it.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crds::node::{EntryAction, SysctlEntry, SysctlStatus};
 use crds::state::State;
-use crds::tuning::Mode;
+use crds::tuning::{Mode, Phase};
 use crds::{TcpCloseNode, TcpCloseNodeStatus, TcpCloseTuningSpec};
 use tcp_close::Sysctl;
 
 use crate::history::History;
 use crate::resolve::{Claim, NodeOrder, Resolution, Standing, is_acknowledged};
-use crate::snapshot::{Node, Snapshot, Tuning};
+use crate::rollout::advance::{LOST, Progress};
+use crate::rollout::member::Member;
+use crate::snapshot::{HOLD_LABEL, Node, Snapshot, Tuning};
 
 /// An agent that misses this many reports is silent.
 const SILENT_AFTER: u32 = 3;
@@ -25,6 +28,8 @@ pub enum Class {
     Updated,
     /// Ordered, and not yet acknowledged.
     Pending,
+    /// Not ordered yet: a rollout takes some nodes before others.
+    Waiting,
     /// A rule forbids something.
     Refused,
     /// Another program has changed something, and the tuning wants that reported, not put right.
@@ -33,6 +38,10 @@ pub enum Class {
     Contended,
     /// A write failed.
     WriteFailed,
+    /// It was reachable when it was ordered the change that is rolled out, and is not since.
+    Lost,
+    /// It was ordered a change that failed, and is taken back, or has been.
+    RolledBack,
     /// It is Ready, and its agent has said nothing for minutes.
     AgentMissing,
     /// It is not Ready, or its agent is silent.
@@ -43,8 +52,13 @@ impl Class {
     /// Whether it counts as failed.
     pub fn is_failed(self) -> bool {
         match self {
-            Self::Drifted | Self::Contended | Self::WriteFailed | Self::AgentMissing => true,
-            Self::Updated | Self::Pending | Self::Refused | Self::Stale => false,
+            Self::Drifted
+            | Self::Contended
+            | Self::WriteFailed
+            | Self::Lost
+            | Self::RolledBack
+            | Self::AgentMissing => true,
+            Self::Updated | Self::Pending | Self::Waiting | Self::Refused | Self::Stale => false,
         }
     }
 }
@@ -119,9 +133,14 @@ pub fn find<'a>(
 
 /// Whether a node's agent has been heard lately.
 pub fn is_heard(node: &Node, snapshot: &Snapshot, history: &History, now: Instant) -> bool {
-    let order = snapshot.order_of(node);
-    let reported = order.is_some_and(|order| order.status.as_ref().is_some_and(has_reported));
-    reported && silence(node, order, true, history, now).is_none()
+    snapshot.is_reporting(node) && silence(node, snapshot.order_of(node), true, history, now).is_none()
+}
+
+/// Nodes that look as if they could be ordered something, and whose agents have fallen silent.
+pub fn silent(snapshot: &Snapshot, history: &History, now: Instant) -> BTreeSet<String> {
+    let reporting = snapshot.nodes.iter().filter(|(_, node)| snapshot.is_reporting(node));
+    let silent = reporting.filter(|(_, node)| !is_heard(node, snapshot, history, now));
+    silent.map(|(name, _)| name.clone()).collect()
 }
 
 fn has_reported(status: &TcpCloseNodeStatus) -> bool {
@@ -202,6 +221,28 @@ impl<'a> Finding<'a> {
             refused: Vec::new(),
             would_change: false,
             report: None,
+        }
+    }
+
+    /// Where it stands in a rollout that has not reached every node.
+    pub fn note_turn(&mut self, member: &Member<'_>, progress: &Progress) {
+        let (phase, rollout) = (progress.phase, &progress.status);
+        let back = matches!(phase, Phase::RollingBack | Phase::RolledBack);
+        let found = if phase == Phase::Completed || !member.is_concerned() {
+            None
+        } else if member.is_lost(rollout) {
+            Some((Class::Lost, LOST.to_string()))
+        } else if back && (member.is_returning() || member.has(&rollout.revision)) {
+            Some((Class::RolledBack, format!("taken back from revision {}", rollout.revision)))
+        } else if member.has(&rollout.revision) || matches!(self.class, Class::Stale | Class::AgentMissing) {
+            None
+        } else if member.node.is_held() {
+            Some((Class::Waiting, format!("label {HOLD_LABEL} keeps its order as it is")))
+        } else {
+            Some((Class::Waiting, "waiting for its turn".into()))
+        };
+        if let Some(found) = found {
+            (self.class, self.message) = found;
         }
     }
 
@@ -336,13 +377,16 @@ impl<'a> Finding<'a> {
 fn severity(class: Class) -> u8 {
     match class {
         Class::Updated => 0,
-        Class::Stale => 1,
-        Class::Pending => 2,
-        Class::Refused => 3,
-        Class::Drifted => 4,
-        Class::Contended => 5,
-        Class::WriteFailed => 6,
-        Class::AgentMissing => 7,
+        Class::Waiting => 1,
+        Class::Stale => 2,
+        Class::Pending => 3,
+        Class::Refused => 4,
+        Class::Drifted => 5,
+        Class::Contended => 6,
+        Class::WriteFailed => 7,
+        Class::RolledBack => 8,
+        Class::AgentMissing => 9,
+        Class::Lost => 10,
     }
 }
 

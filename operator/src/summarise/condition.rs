@@ -18,10 +18,28 @@ pub enum Reason {
     Applied,
     /// In force on every node that is heard.
     AppliedExceptStale,
+    /// In force but on few nodes: no more than its author allows.
+    AppliedWithExceptions,
     /// Mode Observe: every node has reported.
     Observed,
     /// Orders or acknowledgements are outstanding.
     Progressing,
+    /// The nodes that go first take the change.
+    Canary,
+    /// They have, and are watched.
+    Soaking,
+    /// The others follow.
+    RollingOut,
+    /// The figures of the nodes that went first say nothing.
+    GateInconclusive,
+    /// The change failed and is taken back.
+    RollingBack,
+    /// It has been.
+    RolledBack,
+    /// Its author has paused it.
+    Paused,
+    /// Nodes have been lost since they were ordered the change.
+    NodesLost,
     /// Nodes match, and none reports.
     NoReports,
     /// No node matches.
@@ -52,8 +70,17 @@ impl Reason {
         match self {
             Self::Applied => "Applied",
             Self::AppliedExceptStale => "AppliedExceptStale",
+            Self::AppliedWithExceptions => "AppliedWithExceptions",
             Self::Observed => "Observed",
             Self::Progressing => "Progressing",
+            Self::Canary => "Canary",
+            Self::Soaking => "Soaking",
+            Self::RollingOut => "RollingOut",
+            Self::GateInconclusive => "GateInconclusive",
+            Self::RollingBack => "RollingBack",
+            Self::RolledBack => "RolledBack",
+            Self::Paused => "Paused",
+            Self::NodesLost => "NodesLost",
             Self::NoReports => "NoReports",
             Self::NoMatchingNodes => "NoMatchingNodes",
             Self::Refused => "Refused",
@@ -118,7 +145,8 @@ impl<'a> Stored<'a> {
 
     /// Whether this generation was in force everywhere once, and no more than counts has moved since.
     pub fn was_in_force(&self) -> bool {
-        let latching = [Reason::Applied, Reason::AppliedExceptStale, Reason::Observed];
+        let latching =
+            [Reason::Applied, Reason::AppliedExceptStale, Reason::AppliedWithExceptions, Reason::Observed];
         self.current(kind::READY).is_some_and(|ready| {
             ready.status == ConditionStatus::True
                 && latching.iter().any(|reason| reason.as_str() == ready.reason)

@@ -12,6 +12,7 @@ use super::class::{Class, Finding, said};
 use super::condition::{Reason, Verdict, Work};
 use super::{nodes, some};
 use crate::resolve::{Resolution, Standing};
+use crate::rollout::Progress;
 use crate::snapshot::{Snapshot, Tuning};
 
 /// Everything that a verdict looks at.
@@ -32,6 +33,8 @@ pub(super) struct Scene<'a> {
     pub(super) waited_for_peace: bool,
     /// How many nodes have been pending for long.
     pub(super) long_pending: usize,
+    /// How far its rollout is; `None`: it only observes.
+    pub(super) progress: Option<Progress>,
 }
 
 /// A node that no longer matches and has not been put back.
@@ -91,6 +94,8 @@ pub(super) fn conclude(scene: &Scene<'_>) -> Verdict {
         .nobody_matches()
         .or_else(|| scene.tie_lost())
         .or_else(|| scene.overridden_everywhere())
+        .or_else(|| scene.nobody_reports())
+        .or_else(|| scene.rolling())
         .or_else(|| scene.outstanding())
         .or_else(|| scene.problems())
         .or_else(|| scene.unsupported_everywhere())
@@ -98,15 +103,24 @@ pub(super) fn conclude(scene: &Scene<'_>) -> Verdict {
     Verdict { ready, reason, message, work, conflicted: scene.conflicted(), drifted: scene.drifted() }
 }
 
-type Situation = (ConditionStatus, Reason, Work, String);
+pub(super) type Situation = (ConditionStatus, Reason, Work, String);
 
 impl<'a> Scene<'a> {
-    fn of(&self, class: Class) -> Vec<&Finding<'a>> {
+    pub(super) fn of(&self, class: Class) -> Vec<&Finding<'a>> {
         self.findings.iter().filter(|finding| finding.class == class).collect()
     }
 
-    fn all(&self) -> String {
+    pub(super) fn all(&self) -> String {
         nodes(self.findings.len())
+    }
+
+    fn failed(&self) -> Vec<&Finding<'a>> {
+        self.findings.iter().filter(|finding| finding.class.is_failed()).collect()
+    }
+
+    /// How many nodes maxFailedNodes is about.
+    fn excepted(&self) -> usize {
+        self.of(Class::Refused).len() + self.failed().len()
     }
 
     fn nobody_matches(&self) -> Option<Situation> {
@@ -170,24 +184,30 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// Orders, acknowledgements or restores that somebody still works on. A tuning that was in force everywhere lets a
-    /// few nodes join, reboot or leave without taking its word back.
-    fn outstanding(&self) -> Option<Situation> {
-        let pending = self.of(Class::Pending);
-        let restoring: Vec<_> = self.restoring.iter().filter(|restoring| restoring.reachable).collect();
-        let many = self.long_pending * 10 > self.findings.len();
+    /// A tuning that was in force everywhere lets a few nodes join, reboot or leave without taking its word back.
+    fn is_latched(&self) -> bool {
+        self.was_ready && self.long_pending * 10 <= self.findings.len()
+    }
+
+    fn nobody_reports(&self) -> Option<Situation> {
         let silent = self.findings.iter().all(|finding| !finding.heard && !finding.class.is_failed());
-        if self.was_ready && !many {
-            return None;
-        }
-        if silent && !self.findings.is_empty() {
+        (silent && !self.findings.is_empty() && !self.is_latched()).then(|| {
             let message = format!(
                 "no agent reports on the {} that match ({}): look at the agent's DaemonSet and its pods there",
                 self.all(),
                 some(self.findings.iter().map(|finding| finding.node)),
             );
-            return Some((ConditionStatus::Unknown, Reason::NoReports, Work::UnderWay, message));
+            (ConditionStatus::Unknown, Reason::NoReports, Work::UnderWay, message)
+        })
+    }
+
+    /// Orders, acknowledgements or restores that somebody still works on.
+    fn outstanding(&self) -> Option<Situation> {
+        if self.is_latched() {
+            return None;
         }
+        let pending = [self.of(Class::Pending), self.of(Class::Waiting)].concat();
+        let restoring: Vec<_> = self.restoring.iter().filter(|restoring| restoring.reachable).collect();
         if pending.is_empty() && restoring.is_empty() {
             return None;
         }
@@ -204,14 +224,20 @@ impl<'a> Scene<'a> {
         Some((ConditionStatus::False, Reason::Progressing, Work::UnderWay, message))
     }
 
-    /// Refusals and failures: the largest group gives the reason, and its first node the words.
-    fn problems(&self) -> Option<Situation> {
+    /// Refusals and failures on more nodes than may have them: the largest group gives the reason, and its first node the
+    /// words.
+    pub(super) fn problems(&self) -> Option<Situation> {
+        let excepted = self.excepted();
+        if excepted <= self.spec.max_failed_nodes(self.findings.len()) {
+            return None;
+        }
         let groups = [
             (Class::Refused, Reason::Refused, "refused"),
             (Class::WriteFailed, Reason::WriteFailed, "failed"),
             (Class::Contended, Reason::Contended, "contended"),
             (Class::Drifted, Reason::Drifted, "drifted"),
             (Class::AgentMissing, Reason::AgentMissing, "missing"),
+            (Class::Lost, Reason::NodesLost, "lost"),
         ];
         let groups = groups.map(|(class, reason, word)| (self.of(class), reason, word));
         // The first of equally large ones: max_by_key returns the last.
@@ -222,6 +248,7 @@ impl<'a> Scene<'a> {
             Reason::WriteFailed => "; look at the log of the agent there",
             Reason::Contended | Reason::Drifted => FIND_THE_PROGRAM,
             Reason::AgentMissing => "; look at the agent's pod there",
+            Reason::NodesLost => "; it counts until it is back or its Node is deleted",
             _ => "",
         };
         let message =
@@ -259,7 +286,13 @@ impl<'a> Scene<'a> {
                     updated if updated == self.findings.len() => format!("in force on {}", self.all()),
                     updated => format!("in force on {updated} of {}", self.all()),
                 };
-                let groups = [(&stale, "silent"), (&pending, "joining or restarting")];
+                let (refused, failed) = (self.of(Class::Refused), self.failed());
+                let groups = [
+                    (&stale, "silent"),
+                    (&pending, "joining or restarting"),
+                    (&refused, "refused, within maxFailedNodes"),
+                    (&failed, "failed, within maxFailedNodes"),
+                ];
                 let groups =
                     groups.into_iter().filter(|(group, _)| !group.is_empty()).map(|(group, words)| {
                         let names = some(group.iter().map(|finding| finding.node));
@@ -267,7 +300,11 @@ impl<'a> Scene<'a> {
                     });
                 let parts = std::iter::once(in_force).chain(groups).chain(self.exceptions());
                 let message = parts.collect::<Vec<_>>().join("; ");
-                let reason = if stale.is_empty() { Reason::Applied } else { Reason::AppliedExceptStale };
+                let reason = match (self.excepted(), stale.is_empty()) {
+                    (0, true) => Reason::Applied,
+                    (0, false) => Reason::AppliedExceptStale,
+                    _ => Reason::AppliedWithExceptions,
+                };
                 (yes, reason, settled, message)
             }
         }

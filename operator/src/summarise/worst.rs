@@ -36,12 +36,14 @@ pub(super) fn worst(findings: &[Finding<'_>]) -> Vec<WorstNode> {
 fn trouble(finding: &Finding<'_>) -> Option<(u8, WorstNode)> {
     let (rank, reason) = match finding.class {
         Class::WriteFailed | Class::AgentMissing => (0, "Failed"),
+        Class::Lost => (0, "Lost"),
+        Class::RolledBack => (1, "RolledBack"),
         Class::Contended => (0, "Contended"),
         Class::Drifted => (0, DRIFTED),
         Class::Refused => (1, "Refused"),
         Class::Stale => (2, "Stale"),
         Class::Pending => (3, "Pending"),
-        Class::Updated => return overlay(finding),
+        Class::Updated | Class::Waiting => return overlay(finding),
     };
     Some((rank, worst_node(finding, reason, &finding.message)))
 }

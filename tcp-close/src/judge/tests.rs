@@ -57,6 +57,30 @@ fn tw_recycle_on_an_old_kernel_with_nothing_against_it_needs_an_acknowledgement(
 }
 
 #[test]
+fn a_return_to_what_was_in_force_is_held_back_by_no_caution_and_no_fact() {
+    let back = Entry { rollback: true, ..set("web", 1) };
+    let entries = Entries::from([(Sysctl::OrphanRetries, back.clone())]);
+    let judged = |live| {
+        let live = Readings::from([(Sysctl::OrphanRetries, Reading::Value(live))]);
+        judge(&entries, &live, &modern())[&Sysctl::OrphanRetries].clone()
+    };
+    let (writing, written) = (judged(8), judged(1));
+    assert_eq!(writing.verdict, Verdict::Allowed);
+    assert!(!writing.remarks.is_empty(), "what is against it is said");
+    assert!(matches!(written.verdict, Verdict::AtRisk(_)), "{:?}", written.verdict);
+    let recycling = Entry { clients_behind_nat: ClientsBehindNat::Never, ..back };
+    let facts = old(Nat::Seen("conntrack".into()));
+    assert_eq!(verdict(Sysctl::TwRecycle, recycling, Reading::Value(0), &facts), Verdict::Allowed);
+}
+
+#[test]
+fn a_return_to_a_value_that_no_kernel_is_meant_to_hold_is_refused() {
+    let entry = Entry { rollback: true, ..set("web", 65) };
+    let verdict = verdict(Sysctl::FinTimeout, entry, Reading::Value(30), &modern());
+    assert_eq!(rule_of(&verdict), Some("fin-timeout-61-to-89"));
+}
+
+#[test]
 fn a_refusal_is_not_lifted_by_an_acknowledgement() {
     let acknowledged = BTreeSet::from(["fin-timeout-61-to-89".to_string()]);
     let entry = Entry { acknowledged, ..set("web", 65) };

@@ -27,6 +27,9 @@ const HAS_READ_AFTER: Duration = Duration::from_secs(2);
 /// What is sent to it: more than its window, and little enough for the machine.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// The address of the first peer that is gone: 127.1.0.0. Each has its own.
+const GONE: u32 = 0x7f01_0000;
+
 /// A load, and the peers that are not done.
 pub(super) struct Load<'a> {
     space: &'a Space,
@@ -61,17 +64,18 @@ impl<'a> Load<'a> {
 
     /// Makes a connection, which this end closes first.
     fn connect(&mut self) -> Result<()> {
-        let pair = self.space.connect()?;
         self.made += 1;
         match self.made % CYCLE {
             0 => {
-                let Pair { client, server, .. } = pair;
+                // A peer that is gone still has the connection when its orphan has ended: the ports of both must not be met again.
+                let number = u32::try_from(self.gone.len()).unwrap_or_default();
+                let Pair { client, server, .. } = self.space.connect_to((GONE + number).into())?;
                 drop_all(&server)?;
                 drop(client);
                 self.gone.push(server);
             }
             1 => {
-                let Pair { client, server, .. } = pair;
+                let Pair { client, server, .. } = self.space.connect()?;
                 client.set_send_buffer_size(SEND_BUFFER).map_err(Error::system("set SO_SNDBUF"))?;
                 fill(&client)?;
                 drop(client);
@@ -80,9 +84,9 @@ impl<'a> Load<'a> {
             }
             2 | 3 => {
                 let from = Instant::now() + CLOSES_AFTER;
-                self.late.push(Late { peer: pair.server, reads: false, from });
+                self.late.push(Late { peer: self.space.connect()?.server, reads: false, from });
             }
-            _ => pair.close_in_turn()?,
+            _ => self.space.connect()?.close_in_turn()?,
         }
         Ok(())
     }

@@ -1,0 +1,160 @@
+//! The nodes that a tuning is for, as its rollout sees them. All of it comes from what is stored, and from who is heard.
+
+use crds::TcpCloseNode;
+use crds::node::{SysctlEntry, SysctlStatus};
+use crds::state::State;
+use crds::tuning::RolloutStatus;
+use sha2::{Digest, Sha256};
+
+use crate::resolve::{Resolution, Standing, is_acknowledged, is_order, orders_of};
+use crate::snapshot::{Node, Snapshot, Tuning};
+
+/// A node that a tuning is for.
+#[derive(Clone, Debug)]
+pub struct Member<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The Node.
+    pub node: &'a Node,
+    /// Its order and report, where there is one that can be read.
+    pub order: Option<&'a TcpCloseNode>,
+    /// The uid of the tuning.
+    tuning: &'a str,
+    /// The revision of the tuning that keeps values in force there.
+    pub holds: Option<&'a str>,
+    /// Whether the spec orders something there that no other tuning does.
+    wins: bool,
+    /// Whether its kubelet and its agent are heard.
+    pub reachable: bool,
+    /// Whether its agent has carried out the order as it stands, with every sysctl of the tuning read back.
+    pub settled: bool,
+    /// What has failed there, in the agent's words.
+    pub failure: Option<&'a str>,
+}
+
+/// The nodes that a tuning is for, by name.
+pub fn members<'a>(
+    tuning: &'a Tuning,
+    snapshot: &'a Snapshot,
+    wants: &Resolution,
+    is_reachable: &dyn Fn(&Node) -> bool,
+) -> Vec<Member<'a>> {
+    let matched = snapshot.nodes.iter().filter(|(_, node)| tuning.matches(node));
+    let members = matched.map(|(name, node)| {
+        let mut claims = wants.orders.get(name).into_iter().flat_map(|order| &order.claims);
+        let wins = claims.any(|claim| claim.tuning == tuning.uid && claim.standing == Standing::Wins);
+        let reachable = is_reachable(node);
+        Member::new(name, node, snapshot.order_of(node), &tuning.uid, wins, reachable)
+    });
+    members.collect()
+}
+
+impl<'a> Member<'a> {
+    fn new(
+        name: &'a str,
+        node: &'a Node,
+        order: Option<&'a TcpCloseNode>,
+        tuning: &'a str,
+        wins: bool,
+        reachable: bool,
+    ) -> Self {
+        let entries = || own_entries(order, tuning);
+        let rows = || entries().filter_map(|entry| Some((entry, row(order?, &entry.name)?)));
+        let holds = order.and_then(|order| orders_of(order, tuning).next());
+        let read_back = entries().filter(|entry| is_order(entry)).count()
+            == rows().filter(|(entry, row)| is_order(entry) && is_answer(entry, row)).count();
+        let failed = rows()
+            .find(|(_, row)| matches!(State::parse(&row.state), Some(State::Failed | State::Contended)));
+        Self {
+            name,
+            node,
+            order,
+            tuning,
+            holds: holds.map(|entry| entry.tuning.revision.as_str()),
+            wins,
+            reachable,
+            settled: order.is_some_and(is_acknowledged) && read_back,
+            failure: failed.map(|(_, row)| row.message.as_deref().unwrap_or(&row.state)),
+        }
+    }
+
+    /// Whether the tuning has anything to do there.
+    pub fn is_concerned(&self) -> bool {
+        self.wins || own_entries(self.order, self.tuning).next().is_some()
+    }
+
+    /// Whether something of the tuning's was taken back, or is on its way.
+    pub fn is_returning(&self) -> bool {
+        own_entries(self.order, self.tuning).any(|entry| !is_order(entry) || entry.rollback == Some(true))
+    }
+
+    /// Whether it has been ordered this revision. A revision that orders nothing there may take something away.
+    pub fn has(&self, revision: &str) -> bool {
+        match self.holds {
+            Some(holds) => holds == revision,
+            None => !self.wins && self.is_concerned(),
+        }
+    }
+
+    /// Whether it has been ordered this revision, and has settled.
+    pub fn is_done(&self, revision: &str) -> bool {
+        self.has(revision) && self.settled && self.reachable
+    }
+
+    /// Whether it holds a revision that was given up.
+    pub fn has_abandoned(&self, rollout: &RolloutStatus) -> bool {
+        let given_up = rollout.attempted.iter().chain(&rollout.failed_revision);
+        self.holds
+            .is_some_and(|holds| holds != rollout.revision && given_up.into_iter().any(|name| name == holds))
+    }
+
+    /// Whether it keeps a slot: it was ordered a change and has not settled, or cannot be reached since.
+    pub fn is_in_flight(&self, rollout: &RolloutStatus) -> bool {
+        if self.has(&rollout.revision) {
+            return !(self.settled && self.reachable);
+        }
+        !self.settled && (self.has_abandoned(rollout) || (self.is_returning() && self.reachable))
+    }
+
+    /// Whether it was reachable when it was ordered, and is not since: nodes that are not are ordered no change.
+    pub fn is_lost(&self, rollout: &RolloutStatus) -> bool {
+        !self.reachable && self.is_in_flight(rollout)
+    }
+
+    /// Whether it can be ordered a revision, now or when it has settled.
+    pub fn is_able(&self, revision: &str) -> bool {
+        self.is_concerned() && !self.has(revision) && self.reachable && !self.node.is_held()
+    }
+
+    /// Whether nothing is under way there: one whose order is unacknowledged may be taking part in another rollout, and one on
+    /// a revision that failed is taken back first.
+    pub fn is_idle(&self, rollout: &RolloutStatus) -> bool {
+        let failed = self.holds.is_some() && self.holds == rollout.failed_revision.as_deref();
+        self.order.is_some_and(is_acknowledged) && !failed
+    }
+
+    /// The release of its kernel, as its agent reports it.
+    pub fn kernel(&self) -> Option<&'a str> {
+        Some(self.order?.status.as_ref()?.node.as_ref()?.kernel_release.as_str())
+    }
+
+    /// Its place among the nodes of the tuning: the same in every cluster and at every edit, and no other for its name.
+    pub fn rank(&self) -> [u8; 32] {
+        let digest = Sha256::new().chain_update(self.tuning).chain_update([0]).chain_update(self.node.uid());
+        digest.finalize().into()
+    }
+}
+
+fn own_entries<'a>(order: Option<&'a TcpCloseNode>, tuning: &str) -> impl Iterator<Item = &'a SysctlEntry> {
+    order.into_iter().flat_map(|order| &order.spec.sysctls).filter(move |entry| entry.tuning.uid == tuning)
+}
+
+fn row<'a>(order: &'a TcpCloseNode, name: &str) -> Option<&'a SysctlStatus> {
+    order.status.as_ref()?.sysctls.iter().find(|row| row.name == name)
+}
+
+/// Whether what a node says of a sysctl is its answer to an order, whatever it is: a rule may forbid it, a write may fail.
+fn is_answer(entry: &SysctlEntry, row: &SysctlStatus) -> bool {
+    let of_this = row.desired.is_none() || row.desired == entry.value;
+    of_this && !matches!(State::parse(&row.state), Some(State::Pending | State::Restoring))
+}

@@ -1,0 +1,139 @@
+//! Place: which content of each tuning each node is to have now. It grants no node a change before there is room for it.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crds::TcpCloseTuningSpec;
+use crds::tuning::{Mode, Phase, RolloutStatus};
+
+use super::canary::canaries;
+use super::{Member, begin, members};
+use crate::resolve::{Content, Contents, Resolution, precedence};
+use crate::snapshot::{Node, Snapshot, Tuning};
+
+/// A rollout that has not reached every node.
+struct Rolling<'a> {
+    tuning: &'a Tuning,
+    spec: &'a TcpCloseTuningSpec,
+    rollout: RolloutStatus,
+    members: Vec<Member<'a>>,
+}
+
+/// The contents of all tunings. `unseen` are nodes whose order was written a moment ago, which the snapshot may not show.
+pub fn place(
+    snapshot: &Snapshot,
+    wants: &Resolution,
+    is_reachable: &dyn Fn(&Node) -> bool,
+    unseen: &BTreeSet<String>,
+) -> Contents {
+    let enforced =
+        snapshot.tunings.iter().filter_map(|tuning| Some((tuning, tuning.in_mode(Mode::Enforce)?)));
+    let mut all: Vec<_> = enforced
+        .filter(|(tuning, _)| !begin::is_everywhere(tuning))
+        .map(|(tuning, spec)| {
+            let members = members(tuning, snapshot, wants, is_reachable);
+            let rollout = begin::current(tuning, spec, tuning.status.as_ref(), &members);
+            Rolling { tuning, spec, rollout, members }
+        })
+        .collect();
+    all.sort_by_cached_key(|rolling| precedence(rolling.tuning, rolling.spec));
+    let mut taken: BTreeSet<_> = all.iter().flat_map(Rolling::watched).collect();
+    let mut contents = Contents::as_specified();
+    for rolling in &all {
+        let granted = rolling.grants(&taken, unseen);
+        contents.set(&rolling.tuning.uid, rolling.contents(&granted));
+        taken.extend(granted);
+    }
+    contents
+}
+
+impl<'a> Rolling<'a> {
+    fn phase(&self) -> Phase {
+        begin::phase(&self.rollout)
+    }
+
+    /// Nodes that nothing else may change meanwhile: what becomes of them is the answer to one question only.
+    fn watched(&self) -> impl Iterator<Item = &'a str> {
+        let is_watched = matches!(self.phase(), Phase::Canary | Phase::Soaking);
+        let changed = self.members.iter().filter(|member| member.has(&self.rollout.revision));
+        changed.filter(move |_| is_watched).map(|member| member.name)
+    }
+
+    /// The nodes that take the change in this pass.
+    fn grants(&self, taken: &BTreeSet<&str>, unseen: &BTreeSet<String>) -> BTreeSet<&'a str> {
+        let Self { spec, rollout, members, .. } = self;
+        let is_paused = spec.rollout.as_ref().and_then(|rollout| rollout.paused).unwrap_or_default();
+        if is_paused || fails_too_often(spec, rollout, members) {
+            return BTreeSet::new();
+        }
+        let is_unseen = |member: &&Member<'_>| unseen.contains(member.name);
+        let in_flight =
+            members.iter().filter(|member| member.is_in_flight(rollout) || is_unseen(member)).count();
+        let room = begin::max_concurrent(spec, rollout, members).saturating_sub(in_flight);
+        let able = members
+            .iter()
+            .filter(|member| member.is_able(&rollout.revision) && !taken.contains(member.name))
+            .filter(|member| !is_unseen(member));
+        let next = match self.phase() {
+            _ if room == 0 => Vec::new(),
+            Phase::Canary => {
+                let has = |member: &&Member<'_>| member.has(&rollout.revision) || is_unseen(member);
+                let ordered: Vec<_> = members.iter().filter(has).collect();
+                let known = ordered.len();
+                canaries(spec, ordered, able).split_off(known)
+            }
+            Phase::RollingOut => {
+                let mut able: Vec<_> = able.collect();
+                able.sort_by_cached_key(|member| member.rank());
+                able
+            }
+            Phase::Soaking | Phase::Completed | Phase::RollingBack | Phase::RolledBack => Vec::new(),
+        };
+        next.into_iter()
+            .filter(|member| member.is_idle(rollout))
+            .take(room)
+            .map(|member| member.name)
+            .collect()
+    }
+
+    fn contents(&self, granted: &BTreeSet<&str>) -> HashMap<String, Content> {
+        let content = |member: &Member<'_>| self.content(member, granted.contains(member.name));
+        self.members.iter().map(|member| (member.name.to_string(), content(member))).collect()
+    }
+
+    fn content(&self, member: &Member<'_>, granted: bool) -> Content {
+        let rollout = &self.rollout;
+        let has = granted || member.has(&rollout.revision);
+        let failed = rollout.failed_revision.is_some() && member.holds == rollout.failed_revision.as_deref();
+        match self.phase() {
+            Phase::Completed if member.has_abandoned(rollout) => Content::Rollback,
+            Phase::Completed => Content::Spec,
+            Phase::RollingBack | Phase::RolledBack if has || member.has_abandoned(rollout) => {
+                Content::Rollback
+            }
+            _ if has => Content::Spec,
+            _ if failed => Content::Rollback,
+            _ if member.holds.is_some() => Content::AsOrdered,
+            _ => Content::Stable,
+        }
+    }
+}
+
+/// Whether more of the nodes that were ordered this revision have failed than may. What a rule refuses is no failure: the
+/// agent has said no, and nothing has happened.
+pub(super) fn fails_too_often(
+    spec: &TcpCloseTuningSpec,
+    rollout: &RolloutStatus,
+    members: &[Member<'_>],
+) -> bool {
+    failed(rollout, members).count() > spec.max_failed_nodes(members.len())
+}
+
+/// The nodes that were ordered this revision and failed, or are lost.
+pub(super) fn failed<'m, 'a>(
+    rollout: &'m RolloutStatus,
+    members: &'m [Member<'a>],
+) -> impl Iterator<Item = &'m Member<'a>> {
+    members.iter().filter(move |member| {
+        member.is_lost(rollout) || (member.failure.is_some() && member.has(&rollout.revision))
+    })
+}
