@@ -9,6 +9,7 @@ use crate::snapshot::{HOLD_LABEL, Tuning};
 mod back;
 mod crash;
 mod forward;
+mod gated;
 
 /// So many Ready nodes, `n01`, `n02`.
 fn names(many: usize) -> Vec<String> {
