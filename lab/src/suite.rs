@@ -31,6 +31,7 @@ mod crash;
 mod explain;
 mod faults;
 mod fuzz;
+mod gate;
 mod helm;
 mod inputs;
 mod leader;
@@ -84,6 +85,7 @@ const LONG_TESTS: &[&[Test]] = &[
     stored::LONG_TESTS,
     crash::LONG_TESTS,
     whole_run::LONG_TESTS,
+    gate::LONG_TESTS,
     lives::LONG_TESTS,
     pods::LONG_TESTS,
     benches::LONG_TESTS,

@@ -52,14 +52,14 @@ pub const FIGURES: [Figure; 9] = [
         name: "resets sent",
         rate: |rates| rates.resets_sent,
         ratio: 2.0,
-        harmless: 20.0,
+        harmless: 10.0,
         settles_after: 0,
     },
     Figure {
         name: "connections ended by a reset",
         rate: |rates| rates.established_resets,
         ratio: 2.0,
-        harmless: 20.0,
+        harmless: 10.0,
         settles_after: 0,
     },
     Figure {
