@@ -73,15 +73,24 @@ pub fn tuning() -> Result<CustomResourceDefinition, Error> {
     }
     let sysctls = property(&mut definition, &["spec", "sysctls"]);
     sysctls.insert("minProperties".into(), json!(1));
-    let selector = property(&mut definition, &["spec", "nodeSelector"]);
+    for path in SELECTORS {
+        selector_rules(&mut definition, path);
+    }
+    serde_json::from_value(definition)
+}
+
+/// Where a tuning selects nodes.
+const SELECTORS: [&[&str]; 2] = [&["spec", "nodeSelector"], &["spec", "rollout", "canary", "nodeSelector"]];
+
+fn selector_rules(definition: &mut Value, path: &[&str]) {
     validate(
-        selector,
+        property(definition, path),
         "(has(self.matchLabels) && size(self.matchLabels) > 0) || \
          (has(self.matchExpressions) && size(self.matchExpressions) > 0)",
         NodeSelector::EMPTY,
         None,
     );
-    let expressions = property(&mut definition, &["spec", "nodeSelector", "matchExpressions"]);
+    let expressions = property(definition, &[path, &["matchExpressions"]].concat());
     if let Some(Value::Object(item)) = expressions.get_mut("items") {
         validate(
             item,
@@ -91,7 +100,6 @@ pub fn tuning() -> Result<CustomResourceDefinition, Error> {
             Some(".values"),
         );
     }
-    serde_json::from_value(definition)
 }
 
 /// A rule that lets what was stored before the rule was there be edited elsewhere. An API server checks a rule on the spec

@@ -233,7 +233,11 @@ impl Reader<'_> {
         let mut check = Check::new(node.at);
         let value = check.value("", node, schema);
         check_name(&value["metadata"]["name"], &mut check);
-        check_selector(&value["spec"]["nodeSelector"], &mut check);
+        check_selector("spec.nodeSelector", &value["spec"]["nodeSelector"], &mut check);
+        let canary = &value["spec"]["rollout"]["canary"]["nodeSelector"];
+        if !canary.is_null() {
+            check_selector("spec.rollout.canary.nodeSelector", canary, &mut check);
+        }
         let name = value["metadata"]["name"].as_str().map(str::to_owned);
         if check.faults.is_empty() {
             match serde_json::from_value(value) {
@@ -294,14 +298,14 @@ fn check_name(name: &Value, check: &mut Check) {
 }
 
 /// The two rules of the definition that its schema says in CEL. What is of a wrong type has been told already.
-fn check_selector(selector: &Value, check: &mut Check) {
+fn check_selector(field: &str, selector: &Value, check: &mut Check) {
     if serde_json::from_value(selector.clone()).is_ok_and(|selector: NodeSelector| selector.is_empty()) {
-        check.fault("spec.nodeSelector", NodeSelector::EMPTY.into());
+        check.fault(field, NodeSelector::EMPTY.into());
     }
     for (index, item) in selector["matchExpressions"].as_array().into_iter().flatten().enumerate() {
         let requirement: Result<NodeSelectorRequirement, _> = serde_json::from_value(item.clone());
         if requirement.is_ok_and(|requirement| !requirement.values_suit()) {
-            let field = format!("spec.nodeSelector.matchExpressions[{index}].values");
+            let field = format!("{field}.matchExpressions[{index}].values");
             check.fault(&field, NodeSelectorRequirement::VALUES.into());
         }
     }

@@ -19,7 +19,10 @@ use tcp_close::rule;
 
 use crate::definition::sysctl_schema;
 
-pub use rollout::{Canary, Gate, Phase, Rollout, RolloutStatus, StableRevision, WhenInconclusive, share};
+pub use rollout::{
+    Canary, Gate, PERCENTAGE, Phase, Rollout, RolloutStatus, StableRevision, WhenInconclusive, is_percentage,
+    share,
+};
 pub use selector::{NodeSelector, NodeSelectorRequirement, SelectorOperator};
 pub use status::{
     Coverage, NodeCounts, RateSums, RefusalSummary, SocketMaxima, SocketSums, TcpCloseTuningStatus, WorstNode,

@@ -143,7 +143,7 @@ net.ipv4.tcp_tw_recycle  0    1        -       WouldRefuse  web
 
 web.yaml:9:5: WouldRefuse (tw-recycle-nat-unknown): net.ipv4.tcp_tw_recycle = 1: whether clients are behind NAT is unknown (no \
 connection tracker is loaded), and unknown counts as unsafe: remove it from the tuning
-note: nodeSelector, rollout and removalPolicy are not used without a cluster: the file is for this host
+note: nodeSelector, rollout, maxFailedNodes and removalPolicy are not used without a cluster: the file is for this host
 note: pods have network namespaces of their own, which start with the kernel's defaults and do not inherit these values: they \
 reach host-network pods and the node's own programs (pods-do-not-inherit)
 ";

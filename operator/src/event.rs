@@ -6,7 +6,7 @@ use std::time::Duration;
 use crds::condition::{Condition, ConditionStatus, kind};
 use crds::node::EntryAction;
 use crds::state::State;
-use crds::tuning::WorstNode;
+use crds::tuning::{Phase, WorstNode};
 use crds::{TcpCloseNode, TcpCloseTuning, TcpCloseTuningStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -49,7 +49,8 @@ pub fn transitions(before: Option<&TcpCloseTuningStatus>, after: &TcpCloseTuning
     // Drift that nobody puts right is Ready's news already.
     let told = |drifted: &Transition| ready.as_ref().is_some_and(|ready| ready.reason == drifted.reason);
     let drifted = drifted.filter(|drifted| !told(drifted));
-    ready.into_iter().chain(drifted).chain(of_risk(before, after)).collect()
+    let rollout = of_rollout(before, after);
+    ready.into_iter().chain(drifted).chain(of_risk(before, after)).chain(rollout).collect()
 }
 
 fn of_ready(before: Option<&Condition>, after: &Condition) -> Option<Transition> {
@@ -62,21 +63,33 @@ fn of_ready(before: Option<&Condition>, after: &Condition) -> Option<Transition>
         Reason::Contended,
         Reason::Drifted,
         Reason::AgentMissing,
+        Reason::NodesLost,
+        Reason::GateInconclusive,
+        Reason::RollingBack,
+        Reason::RolledBack,
         Reason::Conflict,
         Reason::NoMatchingNodes,
         Reason::Unsupported,
         Reason::OperatorError,
     ];
     let warning = warning.into_iter().any(is);
-    let normal = [Reason::Applied, Reason::AppliedExceptStale, Reason::Observed, Reason::Overridden];
+    let normal = [
+        Reason::Applied,
+        Reason::AppliedExceptStale,
+        Reason::AppliedWithExceptions,
+        Reason::Observed,
+        Reason::Overridden,
+    ];
     let normal = normal.into_iter().any(is);
-    // A warning for each new reason; good news when it was not good before. Nodes that come and go are neither.
+    let step = [Reason::Canary, Reason::Soaking, Reason::RollingOut, Reason::Paused].into_iter().any(is);
+    // A warning for each new reason, and a word for each step of a rollout; good news when it was not good before. Nodes that
+    // come and go are neither.
     let news = match before {
-        Some(before) if same_generation && warning => before.reason != after.reason,
+        Some(before) if same_generation && (warning || step) => before.reason != after.reason,
         Some(before) if same_generation => before.status != ConditionStatus::True,
         Some(_) | None => true,
     };
-    ((warning || normal) && news).then(|| Transition {
+    ((warning || normal || step) && news).then(|| Transition {
         warning,
         reason: after.reason.clone(),
         message: after.message.clone(),
@@ -102,6 +115,20 @@ fn of_risk(before: Option<&TcpCloseTuningStatus>, after: &TcpCloseTuningStatus) 
         warning: true,
         reason: AT_RISK.into(),
         message: format!("at risk on {}: {}", first.name, first.message),
+    })
+}
+
+/// The end of a rollout that people could follow. One that took all nodes at once is an order like any other.
+fn of_rollout(before: Option<&TcpCloseTuningStatus>, after: &TcpCloseTuningStatus) -> Option<Transition> {
+    let followed = before?.conditions.iter().any(|condition| {
+        let steps = [Reason::Soaking, Reason::RollingOut];
+        condition.type_ == kind::READY && steps.iter().any(|step| step.as_str() == condition.reason)
+    });
+    let rollout = after.rollout.as_ref()?;
+    (followed && rollout.phase == Phase::Completed.as_str()).then(|| Transition {
+        warning: false,
+        reason: "RolloutCompleted".into(),
+        message: format!("revision {} has reached every node that can be reached", rollout.revision),
     })
 }
 

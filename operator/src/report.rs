@@ -1,16 +1,18 @@
 //! Report: write statuses, and tell people of transitions. [`next_write`] decides; [`Reporter`] talks to the API server.
 //!
-//! Sockets count up and down all the time, and every write wakes everybody who watches tunings. So counts alone are
-//! written seldom, and ride along, a little more often, when something else is written. An overflow that begins does not wait.
+//! Sockets count up and down all the time, and every write wakes everybody who watches tunings. So counts of sockets alone are
+//! written seldom, and ride along, a little more often, when something else is written. Nodes that settle one after the other
+//! are counted a little more often too. A condition, the phase of a rollout and an overflow that begins do not wait.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crds::TcpCloseTuningStatus;
-use crds::tuning::WorstNode;
+use crds::condition::Condition;
+use crds::tuning::{RefusalSummary, RolloutStatus, WorstNode};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::FIELD_MANAGER;
 use crate::event::{self, Events};
@@ -19,28 +21,41 @@ use crate::metrics::{Fate, Kind, Metrics};
 use crate::snapshot::{Snapshot, Tuning, TuningObject};
 use crate::summarise::SOCKETS;
 
-/// Counts alone are not written more often than this.
+/// Counts of sockets alone are not written more often than this.
 const SOCKETS_ALONE: Duration = Duration::from_secs(30);
-/// Counts that ride along, or that an overflow makes urgent, do not change more often than this.
-const SOCKETS_RIDING: Duration = Duration::from_secs(5);
+/// Those that ride along, or that an overflow makes urgent, and counts of nodes do not change more often than this.
+const COUNTS: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What to write, given what is stored and how long ago counts were written; `None` where nothing is worth a write.
+/// How long ago what was written. `None`: not by this operator.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ages {
+    /// Anything.
+    pub any: Option<Duration>,
+    /// Other counts of sockets.
+    pub sockets: Option<Duration>,
+}
+
+/// What to write, given what is stored and how long ago it was written; `None` where nothing is worth a write.
 pub fn next_write(
     stored: Option<&TcpCloseTuningStatus>,
     fresh: TcpCloseTuningStatus,
-    sockets_written: Option<Duration>,
+    ages: Ages,
 ) -> Option<TcpCloseTuningStatus> {
-    let older_than = |age| sockets_written.is_none_or(|written| written >= age);
+    let is_over = |age: Option<Duration>, min| age.is_none_or(|age| age >= min);
     let Some(stored) = stored else { return Some(fresh) };
     if *stored == fresh {
         return None;
     }
-    if without_sockets(stored) == without_sockets(&fresh) {
-        let age = if overflow_begins(stored, &fresh) { SOCKETS_RIDING } else { SOCKETS_ALONE };
-        return older_than(age).then_some(fresh);
+    if outline(stored) != outline(&fresh) {
+        let riding = is_over(ages.sockets, COUNTS);
+        return Some(if riding { fresh } else { with_sockets_of(fresh, stored) });
     }
-    if older_than(SOCKETS_RIDING) { Some(fresh) } else { Some(with_sockets_of(fresh, stored)) }
+    if without_sockets(stored) != without_sockets(&fresh) {
+        return is_over(ages.any, COUNTS).then_some(fresh);
+    }
+    let min = if overflow_begins(stored, &fresh) { COUNTS } else { SOCKETS_ALONE };
+    is_over(ages.sockets, min).then_some(fresh)
 }
 
 /// Whether connections skip TIME_WAIT now that did not when the status was stored.
@@ -49,7 +64,29 @@ fn overflow_begins(stored: &TcpCloseTuningStatus, fresh: &TcpCloseTuningStatus) 
     overflows(stored).is_none_or(|rate| rate == 0) && overflows(fresh).is_some_and(|rate| rate > 0)
 }
 
-/// The part of a status that is written as soon as it differs.
+/// The part of a status that is written as soon as it differs: no counts, and no words that repeat them.
+fn outline(status: &TcpCloseTuningStatus) -> TcpCloseTuningStatus {
+    let silent = |condition: &Condition| Condition { message: String::new(), ..condition.clone() };
+    let refusals = status
+        .refusals
+        .iter()
+        .map(|refusal| RefusalSummary { rule: refusal.rule.clone(), ..RefusalSummary::default() });
+    let rollout = status.rollout.as_ref().map(|rollout| RolloutStatus {
+        progressed_at: None,
+        gate: None,
+        ordered: 0,
+        settled: 0,
+        ..rollout.clone()
+    });
+    TcpCloseTuningStatus {
+        observed_generation: status.observed_generation,
+        conditions: status.conditions.iter().map(silent).collect(),
+        refusals: refusals.collect(),
+        rollout,
+        ..TcpCloseTuningStatus::default()
+    }
+}
+
 fn without_sockets(status: &TcpCloseTuningStatus) -> TcpCloseTuningStatus {
     let worst = status.worst.iter().filter(|worst| worst.reason != SOCKETS).cloned().collect();
     TcpCloseTuningStatus { sockets: None, worst, ..status.clone() }
@@ -68,6 +105,27 @@ fn with_sockets_of(fresh: TcpCloseTuningStatus, stored: &TcpCloseTuningStatus) -
     // Counts that nobody knows any longer are not kept.
     status.sockets = fresh.sockets.and(stored.sockets.clone());
     status
+}
+
+/// The status of a tuning. What it does not say is removed.
+fn whole(tuning: &Tuning, status: &TcpCloseTuningStatus) -> Value {
+    json!({
+        "apiVersion": TuningObject::api_version(&()),
+        "kind": TuningObject::kind(&()),
+        // The uid, so that a tuning made anew does not get the answer to the old one.
+        "metadata": { "name": tuning.name, "uid": tuning.uid },
+        "status": status,
+    })
+}
+
+/// The status of a tuning that cannot be decoded: how far its rollout is cannot be read either, and stays.
+fn without_rollout(tuning: &Tuning, status: &TcpCloseTuningStatus) -> Value {
+    let mut fields = json!(status);
+    for field in ["nodes", "sockets", "worst", "refusals"] {
+        // In a merge patch null removes.
+        fields[field] = Value::Null;
+    }
+    json!({ "metadata": { "uid": tuning.uid }, "status": fields })
 }
 
 /// A status that the API server did not take.
@@ -93,6 +151,7 @@ struct Written {
     /// The version of the object that the cache showed then. As long as it does, the cache lags.
     over: String,
     status: TcpCloseTuningStatus,
+    at: Instant,
     sockets_at: Option<Instant>,
 }
 
@@ -123,9 +182,11 @@ impl Reporter {
     pub async fn report(&mut self, tuning: &Tuning, fresh: TcpCloseTuningStatus, leadership: &Leadership) {
         let now = Instant::now();
         let before = self.stored(tuning).cloned();
-        let sockets_at = self.written.get(&tuning.uid).and_then(|written| written.sockets_at);
-        let age = sockets_at.map(|at| now.saturating_duration_since(at));
-        let Some(status) = next_write(before.as_ref(), fresh, age) else { return };
+        let written = self.written.get(&tuning.uid);
+        let sockets_at = written.and_then(|written| written.sockets_at);
+        let age = |at| now.saturating_duration_since(at);
+        let ages = Ages { any: written.map(|written| age(written.at)), sockets: sockets_at.map(age) };
+        let Some(status) = next_write(before.as_ref(), fresh, ages) else { return };
         if !leadership.may_write() {
             return;
         }
@@ -144,22 +205,18 @@ impl Reporter {
         }
         let moved = before.as_ref().is_none_or(|before| before.sockets != status.sockets);
         let sockets_at = if moved { Some(now) } else { sockets_at };
-        let written = Written { over: tuning.resource_version.clone(), status, sockets_at };
+        let written = Written { over: tuning.resource_version.clone(), status, at: now, sockets_at };
         self.written.insert(tuning.uid.clone(), written);
     }
 
     /// Whether it was taken; not, where the tuning has gone or been made anew.
     async fn write(&self, tuning: &Tuning, status: &TcpCloseTuningStatus) -> Result<bool, Error> {
-        let patch = json!({
-            "apiVersion": TuningObject::api_version(&()),
-            "kind": TuningObject::kind(&()),
-            // The uid, so that a tuning made anew does not get the answer to the old one.
-            "metadata": { "name": tuning.name, "uid": tuning.uid },
-            "status": status,
-        });
         let api = Api::<TuningObject>::all(self.client.clone());
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        let patch = Patch::Apply(&patch);
+        let params = PatchParams::apply(FIELD_MANAGER);
+        let (params, patch) = match &tuning.spec {
+            Ok(_) => (params.force(), Patch::Apply(whole(tuning, status))),
+            Err(_) => (params, Patch::Merge(without_rollout(tuning, status))),
+        };
         let sending = api.patch_status(&tuning.name, &params, &patch);
         let Ok(result) = tokio::time::timeout(TIMEOUT, sending).await else {
             return Err(Error::Timeout { tuning: tuning.name.clone() });

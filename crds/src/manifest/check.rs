@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::scalar::{Meaning, Scalar};
 use super::tree::{Content, Key, Node};
 use super::{Fault, MAX_PROBLEMS, Position};
+use crate::tuning::is_percentage;
 
 /// How much of people's text a message repeats.
 const MAX_SHOWN: usize = 64;
@@ -56,7 +57,7 @@ impl Check {
             (Content::Scalar(scalar), Some("boolean")) => boolean(scalar),
             (Content::Scalar(scalar), Some("string")) => self.string(field, scalar, schema),
             (Content::Scalar(scalar), None) if is_int_or_string(schema) => {
-                integer(scalar, schema).or_else(|| self.string(field, scalar, schema))
+                integer(scalar, schema).or_else(|| percentage(scalar))
             }
             _ => None,
         };
@@ -158,6 +159,12 @@ fn integer(scalar: &Scalar, schema: &Value) -> Option<Value> {
     within.then(|| json!(value))
 }
 
+/// What a number or a percentage may be besides a number.
+fn percentage(scalar: &Scalar) -> Option<Value> {
+    let is_text = scalar.meaning() == Meaning::Text;
+    (is_text && is_percentage(&scalar.text)).then(|| json!(scalar.text))
+}
+
 fn boolean(scalar: &Scalar) -> Option<Value> {
     match scalar.meaning() {
         Meaning::Boolean(value) if scalar.text == value.to_string() => Some(json!(value)),
@@ -198,7 +205,7 @@ fn expected(schema: &Value) -> String {
         Some("string") => "text".into(),
         Some("array") => "a list".into(),
         Some(_) => "an object with fields".into(),
-        None => format!("an integer{bounds} or text"),
+        None => format!("an integer{bounds} or a percentage such as 10%"),
     }
 }
 

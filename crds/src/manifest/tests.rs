@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tcp_close::Sysctl;
 
 use super::*;
+use crate::tuning::PERCENTAGE;
 
 const TUNING: &str = "\
 apiVersion: tcpclose.dev/v1alpha1
@@ -80,6 +81,47 @@ fn what_is_not_written_is_placed_where_it_should_be() {
         tuning.problem("spec.sysctls.tcpTwRecycle", "needs a word on NAT".into()).to_string(),
         "web.yaml:10:3: spec.sysctls.tcpTwRecycle: needs a word on NAT"
     );
+}
+
+#[test]
+fn a_rollout_is_read_and_what_is_wrong_in_it_is_told_in_its_line() {
+    let rollout = |lines: &str| format!("{TUNING}  maxFailedNodes: 5%\n  rollout:\n{lines}");
+    let good = "    canary:\n      nodes: 2\n      nodeSelector:\n        matchLabels:\n          pool: canary\n    \
+                maxConcurrent: 10%\n    soakSeconds: 300\n    gate:\n      whenInconclusive: Proceed\n";
+    let manifest = read("web.yaml", &rollout(good)).unwrap();
+    let spec = &manifest.tunings[0].object.spec;
+    assert_eq!(spec.max_failed_nodes(40), 2);
+    assert_eq!(spec.rollout.as_ref().unwrap().soak_seconds, Some(300));
+    let number = "must be an integer (1 to 1000000) or a percentage such as 10%";
+    for (line, column, lines, problem) in [
+        (14, 5, "    maxConcurrent: 0\n", format!("maxConcurrent: {number}; 0 is not")),
+        (14, 5, "    maxConcurrent: 101%\n", format!("maxConcurrent: {number}; \"101%\" is text")),
+        (14, 5, "    maxConcurrent: 10 %\n", format!("maxConcurrent: {number}; \"10 %\" is text")),
+        (
+            14,
+            5,
+            "    maxConcurrent: 010\n",
+            format!(
+                "maxConcurrent: {number}; 010 is not plain decimal, and kubectl would read it as the number 8"
+            ),
+        ),
+        (14, 5, "    soakseconds: 5\n", "soakseconds: is no field: did you mean soakSeconds?".into()),
+        (
+            15,
+            7,
+            "    canary:\n      nodeSelector: {}\n",
+            format!("canary.nodeSelector: {}", NodeSelector::EMPTY),
+        ),
+        (
+            15,
+            7,
+            "    canary:\n      nodes: 11\n",
+            "canary.nodes: must be an integer (1 to 10); 11 is not".into(),
+        ),
+    ] {
+        let told = format!("web.yaml:{line}:{column}: spec.rollout.{problem}");
+        assert_eq!(problems(&rollout(lines)), [told], "{lines}");
+    }
 }
 
 #[test]
@@ -401,7 +443,7 @@ fn fields_of_every_shape_are_held_against_their_schema() {
         ("{paused: 'true'}", "paused: must be true or false; \"true\" is text"),
         (
             "{share: 010}",
-            "share: must be an integer or text; 010 is not plain decimal, and kubectl would read it as the number 8",
+            "share: must be an integer or a percentage such as 10%; 010 is not plain decimal, and kubectl would read it as the number 8",
         ),
         ("{names: []}", "names: has 0 items; allowed is at least 1"),
         ("{names: [a, b, a]}", "names[2]: is in the list twice"),
@@ -419,8 +461,9 @@ fn fields_of_every_shape_are_held_against_their_schema() {
 #[test]
 fn every_keyword_of_the_schema_is_one_that_the_reader_knows() {
     /// Checked, or (from `description`) of no meaning for what people write. Cross-field rules are the caller's.
-    const KNOWN: [&str; 21] = [
+    const KNOWN: [&str; 23] = [
         "additionalProperties",
+        "anyOf",
         "enum",
         "items",
         "maxItems",
@@ -431,6 +474,7 @@ fn every_keyword_of_the_schema_is_one_that_the_reader_knows() {
         "minLength",
         "minProperties",
         "minimum",
+        "pattern",
         "properties",
         "required",
         "type",
@@ -444,6 +488,7 @@ fn every_keyword_of_the_schema_is_one_that_the_reader_knows() {
     ];
     fn walk(schema: &Value, unknown: &mut Vec<String>) {
         let Some(keywords) = schema.as_object() else { return };
+        assert!(schema["pattern"].is_null() || schema["pattern"] == PERCENTAGE, "{schema}");
         unknown.extend(keywords.keys().filter(|keyword| !KNOWN.contains(&keyword.as_str())).cloned());
         let properties = schema["properties"].as_object().into_iter().flatten().map(|(_, schema)| schema);
         properties

@@ -107,11 +107,11 @@ pub struct RolloutStatus {
     pub failed_revision: Option<String>,
     /// Why it was taken back: which figure went from what to what, or which nodes were lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = 512))]
     pub failed_reason: Option<String>,
     /// What the gate found last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = 512))]
     pub gate: Option<String>,
     /// The annotation `tcpclose.dev/retry-at` that this rollout has taken notice of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -198,10 +198,23 @@ pub fn share(wanted: &IntOrString, all: usize) -> usize {
     match wanted {
         IntOrString::Int(number) => usize::try_from(*number).unwrap_or_default(),
         IntOrString::String(text) => {
-            let percent = text.strip_suffix('%').and_then(|number| number.parse::<usize>().ok());
-            percent.map_or(0, |percent| all.saturating_mul(percent.min(100)) / 100)
+            let percent = text.strip_suffix('%').filter(|_| is_percentage(text));
+            percent
+                .and_then(|percent| percent.parse::<usize>().ok())
+                .map_or(0, |percent| all.saturating_mul(percent) / 100)
         }
     }
+}
+
+/// The only text that may stand for a number of nodes.
+pub const PERCENTAGE: &str = "^(100|[1-9]?[0-9])%$";
+
+/// Whether a text is one: `10%`.
+pub fn is_percentage(text: &str) -> bool {
+    let digits = text.strip_suffix('%').unwrap_or_default();
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let leading = digits.len() > 1 && digits.starts_with('0');
+    plain && !leading && digits.parse::<u8>().is_ok_and(|percent| percent <= 100)
 }
 
 pub(super) fn number_or_percentage(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -216,8 +229,9 @@ fn at_least(minimum: u32) -> schemars::Schema {
     schemars::json_schema!({
         "x-kubernetes-int-or-string": true,
         "anyOf": [{ "type": "integer" }, { "type": "string" }],
-        "pattern": "^(100|[1-9]?[0-9])%$",
-        "minimum": minimum
+        "pattern": PERCENTAGE,
+        "minimum": minimum,
+        "maximum": 1_000_000
     })
 }
 
@@ -240,6 +254,15 @@ mod tests {
             assert_eq!(share(&IntOrString::String(text.into()), 7), 0, "{text}");
         }
         assert_eq!(share(&IntOrString::Int(-1), 7), 0);
+    }
+
+    #[test]
+    fn a_percentage_is_what_the_pattern_matches() {
+        let all = (0..=100).map(|percent| format!("{percent}%"));
+        assert!(all.into_iter().all(|text| is_percentage(&text)));
+        for text in ["101%", "00%", "05%", "+5%", "5", "5 %", "%", "5.5%", "1000%"] {
+            assert!(!is_percentage(text), "{text}");
+        }
     }
 
     #[test]

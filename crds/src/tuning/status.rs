@@ -172,7 +172,7 @@ pub struct WorstNode {
 }
 
 /// A rule and the nodes where it forbids something.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusalSummary {
     /// The id of the rule.

@@ -123,8 +123,7 @@ impl fmt::Display for Source {
     }
 }
 
-const NOT_USED: &str =
-    "nodeSelector, rollout and removalPolicy are not used without a cluster: the file is for this host";
+const NOT_USED: &str = "nodeSelector, rollout, maxFailedNodes and removalPolicy are not used without a cluster: the file is for this host";
 
 fn said_of_every_order() -> impl Iterator<Item = String> {
     rule::said_of_every_order(None).map(|remark| format!("{} ({})", remark.message, remark.rule))

@@ -1,3 +1,5 @@
+use crds::tuning::{Gate, Rollout};
+
 use super::*;
 use crate::fixtures::{Cluster, in_state, tuning};
 
@@ -51,6 +53,54 @@ fn each_generation_that_gets_in_force_is_told() {
     cluster.assign();
     cluster.agents_apply();
     assert_eq!(told(&mut cluster, "web"), ["Normal Applied"]);
+}
+
+#[test]
+fn the_steps_of_a_rollout_are_told_and_its_end() {
+    let mut cluster = settled();
+    told(&mut cluster, "web");
+    cluster.edit_tuning("web", |tuning| {
+        tuning.with(|spec| {
+            spec.rollout = Some(Rollout { soak_seconds: Some(30), ..Rollout::default() });
+            spec.sysctls.tcp_fin_timeout_seconds = Some(31);
+        })
+    });
+    assert_eq!(told(&mut cluster, "web"), ["Normal Canary"]);
+    cluster.assign();
+    cluster.agents_apply();
+    assert_eq!(told(&mut cluster, "web"), ["Normal Soaking"]);
+    cluster.pass(30);
+    assert_eq!(told(&mut cluster, "web"), ["Normal RollingOut"]);
+    cluster.assign();
+    cluster.agents_apply();
+    assert_eq!(told(&mut cluster, "web"), ["Normal Applied", "Normal RolloutCompleted"]);
+    assert!(told(&mut cluster, "web").is_empty());
+}
+
+#[test]
+fn a_revision_that_is_taken_back_is_a_warning_with_the_reason() {
+    let mut cluster = settled();
+    told(&mut cluster, "web");
+    cluster.edit_tuning("web", |tuning| {
+        tuning.with(|spec| {
+            spec.rollout = Some(Rollout { gate: Some(Gate::default()), ..Rollout::default() });
+            spec.sysctls.tcp_fin_timeout_seconds = Some(31);
+        })
+    });
+    told(&mut cluster, "web");
+    cluster.assign();
+    for node in ["n1", "n2"] {
+        cluster.agent_reports(node, |status| {
+            if status.sysctls[0].desired == Some(31) {
+                in_state("Failed", "no space left")(status);
+            }
+        });
+    }
+    assert_eq!(told(&mut cluster, "web"), ["Warning RollingBack"]);
+    cluster.assign();
+    cluster.agents_apply();
+    assert_eq!(told(&mut cluster, "web"), ["Warning RolledBack"]);
+    assert!(cluster.message("web").contains("no space left"));
 }
 
 #[test]

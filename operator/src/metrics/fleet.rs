@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use crds::TcpCloseTuningStatus;
 use crds::condition::ConditionStatus;
-use crds::tuning::{Coverage, NodeCounts, RateSums, SocketMaxima, SocketSums};
+use crds::tuning::{Coverage, NodeCounts, Phase, RateSums, RolloutStatus, SocketMaxima, SocketSums};
 use prometheus_client::encoding::EncodeGaugeValue;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{Atomic, Gauge};
@@ -139,6 +139,12 @@ fn progress(page: &mut Page, tunings: &[Summary<'_>]) {
         conditions,
     );
     page.per_tuning(
+        "tuning_rollout_phase",
+        "Where the rollout of the tuning is: 1 for the phase that it is in, 0 for the others",
+        tunings,
+        |status| status.rollout.iter().flat_map(phases).collect(),
+    );
+    page.per_tuning(
         "tuning_refused_nodes",
         "Nodes where the rule forbids something that the tuning orders",
         tunings,
@@ -153,6 +159,11 @@ fn nodes_by_state(nodes: &NodeCounts) -> [Sample; 5] {
     let NodeCounts { updated, pending, refused, failed, stale, .. } = *nodes;
     [("updated", updated), ("pending", pending), ("refused", refused), ("failed", failed), ("stale", stale)]
         .map(|(state, nodes)| (vec![("state", state.into())], nodes.into()))
+}
+
+fn phases(rollout: &RolloutStatus) -> [Sample; 6] {
+    Phase::ALL
+        .map(|phase| (vec![("phase", phase.as_str().into())], u64::from(rollout.phase == phase.as_str())))
 }
 
 /// As kube-state-metrics shows conditions.

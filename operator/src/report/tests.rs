@@ -1,4 +1,5 @@
 use crds::tuning::{NodeCounts, RateSums, SocketSums};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::*;
 
@@ -21,7 +22,53 @@ fn written(
     fresh: TcpCloseTuningStatus,
     ago: u64,
 ) -> Option<TcpCloseTuningStatus> {
-    next_write(Some(stored), fresh, Some(Duration::from_secs(ago)))
+    let ago = Some(Duration::from_secs(ago));
+    next_write(Some(stored), fresh, Ages { any: ago, sockets: ago })
+}
+
+fn ready(reason: &str, message: &str, status: TcpCloseTuningStatus) -> TcpCloseTuningStatus {
+    let condition = Condition {
+        type_: "Ready".into(),
+        status: false.into(),
+        reason: reason.into(),
+        message: message.into(),
+        last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
+        observed_generation: 1,
+    };
+    TcpCloseTuningStatus { conditions: vec![condition], ..status }
+}
+
+fn rolling(phase: &str, settled: u32) -> TcpCloseTuningStatus {
+    let rollout = RolloutStatus { phase: phase.into(), settled, ..RolloutStatus::default() };
+    let words = format!("rolled out to {settled} of 50 nodes");
+    ready("RollingOut", &words, TcpCloseTuningStatus { rollout: Some(rollout), ..status(settled, 5) })
+}
+
+#[test]
+fn nodes_that_settle_one_after_the_other_are_counted_every_5_seconds() {
+    assert_eq!(written(&rolling("RollingOut", 1), rolling("RollingOut", 2), 4), None);
+    assert_eq!(
+        written(&rolling("RollingOut", 1), rolling("RollingOut", 2), 5),
+        Some(rolling("RollingOut", 2))
+    );
+}
+
+#[test]
+fn a_phase_and_a_condition_are_written_at_once() {
+    let (canary, soaking) = (rolling("Canary", 1), rolling("Soaking", 1));
+    assert_eq!(written(&canary, soaking.clone(), 0), Some(soaking));
+    let (before, after) = (ready("Progressing", "a", status(1, 5)), ready("Applied", "b", status(2, 5)));
+    assert_eq!(written(&before, after.clone(), 0), Some(after));
+}
+
+#[test]
+fn a_tuning_that_cannot_be_decoded_keeps_how_far_its_rollout_is() {
+    let tuning = crate::fixtures::tuning("web", 30).undecodable();
+    let patch = without_rollout(&tuning, &ready("OperatorError", "unreadable", status(1, 5)));
+    assert_eq!(patch["metadata"]["uid"], "web-uid");
+    assert_eq!(patch["status"]["conditions"][0]["reason"], "OperatorError");
+    assert!(patch["status"].as_object().unwrap().get("rollout").is_none(), "{patch}");
+    assert!(patch["status"]["nodes"].is_null());
 }
 
 #[test]
@@ -31,7 +78,7 @@ fn an_unchanged_status_is_not_patched() {
 
 #[test]
 fn a_first_status_is_written() {
-    assert_eq!(next_write(None, status(1, 5), None), Some(status(1, 5)));
+    assert_eq!(next_write(None, status(1, 5), Ages::default()), Some(status(1, 5)));
 }
 
 #[test]
@@ -42,8 +89,9 @@ fn socket_sums_alone_are_written_every_30_age() {
 
 #[test]
 fn socket_sums_ride_along_every_5_age() {
-    assert_eq!(written(&status(1, 5), status(2, 6), 4), Some(status(2, 5)));
-    assert_eq!(written(&status(1, 5), status(2, 6), 5), Some(status(2, 6)));
+    let refused = |time_wait| ready("Refused", "no", status(2, time_wait));
+    assert_eq!(written(&status(1, 5), refused(6), 4), Some(refused(5)));
+    assert_eq!(written(&status(1, 5), refused(6), 5), Some(refused(6)));
 }
 
 #[test]
@@ -63,7 +111,7 @@ fn an_overflow_that_begins_is_written_within_5_seconds_and_one_that_goes_on_is_n
 
 #[test]
 fn a_node_in_trouble_is_not_listed_for_its_sockets_as_well() {
-    let mut fresh = status(2, 6);
+    let mut fresh = ready("WriteFailed", "no", status(2, 6));
     fresh.worst = vec![worst("n1", "Failed", 6), worst("n2", SOCKETS, 6)];
     let written = written(&status(1, 5), fresh, 1).unwrap();
     assert_eq!(written.worst, [worst("n1", "Failed", 6)]);
@@ -71,6 +119,6 @@ fn a_node_in_trouble_is_not_listed_for_its_sockets_as_well() {
 
 #[test]
 fn sums_that_nobody_knows_any_longer_are_not_kept() {
-    let unknown = TcpCloseTuningStatus { sockets: None, ..status(2, 6) };
+    let unknown = TcpCloseTuningStatus { sockets: None, ..ready("Refused", "no", status(2, 6)) };
     assert_eq!(written(&status(1, 5), unknown, 1).unwrap().sockets, None);
 }

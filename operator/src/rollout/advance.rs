@@ -23,7 +23,8 @@ const PROGRESS_DEADLINE_SECONDS: u32 = 600;
 const MIN_CONNECTIONS: u32 = 1000;
 /// A canary, and a soak of 0 s, take two steps at once.
 const STEPS_MAX: usize = 6;
-const REASON_MAX: usize = 1024;
+/// Conditions repeat it, and a status has room for 8 KB.
+const REASON_MAX: usize = 512;
 const CANARIES_MAX: usize = 10;
 
 /// How far a rollout is, and what a person should know of it.

@@ -113,7 +113,9 @@ impl<'a> Member<'a> {
         if self.has(&rollout.revision) {
             return !(self.settled && self.reachable);
         }
-        !self.settled && (self.has_abandoned(rollout) || (self.is_returning() && self.reachable))
+        let stable = rollout.stable.as_ref().map(|stable| stable.revision.as_str());
+        let is_moving = self.holds.is_some() && self.holds != stable;
+        !self.settled && (is_moving || (self.is_returning() && self.reachable))
     }
 
     /// Whether it was reachable when it was ordered, and is not since: nodes that are not are ordered no change.

@@ -2,7 +2,8 @@
 
 use crds::TcpCloseNodeStatus;
 use crds::node::{PodCounts, Pods, Rates, Sockstat, States};
-use crds::tuning::{Coverage, RateSums};
+use crds::tuning::{Canary, Coverage, Gate, RateSums, Rollout, Safety};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::settled;
 use crate::fixtures::{Cluster, counted, in_state, tuning};
@@ -179,6 +180,44 @@ fn a_status_of_large_numbers_and_long_words_takes_8_kilobytes_at_most() {
     }
     let status = cluster.status("web");
     assert_eq!((status.worst.len(), status.sockets.is_some()), (10, true));
+    let bytes = serde_json::to_vec(&status).unwrap().len();
+    assert!(bytes <= 8 * 1024, "{bytes}");
+}
+
+#[test]
+fn a_status_of_a_rollout_that_failed_for_many_words_takes_8_kilobytes_at_most() {
+    let names: Vec<_> = (0..12).map(|n| format!("n{n:062}")).collect();
+    let web = tuning("web", 30).with(|spec| {
+        let acknowledge = tcp_close::rule::cautions().map(Into::into).collect();
+        spec.safety = Some(Safety { acknowledge, ..Safety::default() });
+    });
+    let mut cluster = Cluster::settled(&names.iter().map(String::as_str).collect::<Vec<_>>(), vec![web]);
+    let change = |cluster: &mut Cluster, retries| {
+        cluster.edit_tuning("web", |tuning| {
+            tuning.with(|spec| {
+                let canary = Canary { nodes: Some(10), ..Canary::default() };
+                let (canary, gate) = (Some(canary), Some(Gate::default()));
+                let max_concurrent = Some(IntOrString::Int(10));
+                spec.rollout = Some(Rollout { canary, gate, max_concurrent, ..Rollout::default() });
+                spec.sysctls.tcp_orphan_retries = Some(retries);
+            })
+        });
+        cluster.status("web");
+    };
+    for retries in 0..12 {
+        change(&mut cluster, retries);
+    }
+    cluster.assign();
+    for name in &names {
+        cluster.agent_reports(name, |status| {
+            in_state("Failed", &"long ".repeat(100))(status);
+            status.sockets = Some(counted(u64::MAX / 100, u64::MAX / 100));
+        });
+    }
+    assert_eq!(cluster.verdict("web"), "False RollingBack Reconciling");
+    let status = cluster.status("web");
+    let rollout = status.rollout.as_ref().unwrap();
+    assert_eq!((rollout.canaries.len(), rollout.attempted.len(), status.worst.len()), (10, 10, 10));
     let bytes = serde_json::to_vec(&status).unwrap().len();
     assert!(bytes <= 8 * 1024, "{bytes}");
 }
