@@ -335,3 +335,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_document_has_every_figure_with_its_limits() {
+    let document = include_str!("../../../../docs/gate.md");
+    let row = |line: &'static str| {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        Some((*cells.get(1)?, *cells.get(3)?, *cells.get(4)?))
+    };
+    let told: Vec<_> = document.lines().filter(|line| line.ends_with(" times |")).filter_map(row).collect();
+    let limits: Vec<_> = FIGURES
+        .iter()
+        .map(|figure| (figure.name, figure.harmless.to_string(), format!("{} times", figure.ratio)))
+        .collect();
+    let limits: Vec<_> =
+        limits.iter().map(|(name, most, times)| (*name, most.as_str(), times.as_str())).collect();
+    assert_eq!(told, limits);
+}
