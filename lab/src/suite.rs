@@ -46,6 +46,7 @@ mod privilege;
 mod prove;
 mod rights;
 mod rivals;
+mod rollout;
 mod rules;
 mod standalone;
 mod stored;
@@ -70,6 +71,7 @@ const TESTS: &[&[Test]] = &[
     cautions::TESTS,
     misplaced::TESTS,
     standalone::TESTS,
+    rollout::TESTS,
     crash::TESTS,
     strangers::TESTS,
 ];
@@ -77,6 +79,7 @@ const TESTS: &[&[Test]] = &[
 const LONG_TESTS: &[&[Test]] = &[
     orders::LONG_TESTS,
     rivals::LONG_TESTS,
+    rollout::LONG_TESTS,
     misplaced::LONG_TESTS,
     leader::LONG_TESTS,
     helm::LONG_TESTS,

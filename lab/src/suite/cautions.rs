@@ -23,9 +23,9 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "in_a_rule_across_two_tunings_the_lower_priority_is_refused", run: across_tunings },
 ];
 
-const TW_BUCKETS: &str = Sysctl::MaxTwBuckets.name();
+pub(super) const TW_BUCKETS: &str = Sysctl::MaxTwBuckets.name();
 /// Of every machine with 4 GB and more this is less than a quarter of the default, and more than the tests' traffic needs.
-const FEW: &str = "tcpMaxTwBuckets: 16000";
+pub(super) const FEW: &str = "tcpMaxTwBuckets: 16000";
 const BELOW_QUARTER: &str = "max-tw-buckets-below-quarter-of-default";
 
 /// A spec for every node whose author accepts the cost of some rules.

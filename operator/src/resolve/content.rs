@@ -39,10 +39,12 @@ impl Contents {
         self.0.is_empty()
     }
 
-    /// What a tuning's nodes are to have; those that are not named have its spec.
-    pub fn set(&mut self, tuning: &str, nodes: HashMap<String, Content>) {
-        if nodes.values().any(|content| *content != Content::Spec) {
-            self.0.insert(tuning.into(), nodes);
+    /// What nodes are to have of a tuning; those that are not named are to have its spec.
+    pub fn set<'a>(&mut self, tuning: &str, nodes: impl Iterator<Item = (&'a str, Content)>) {
+        let others = nodes.filter(|(_, content)| *content != Content::Spec);
+        let others: HashMap<_, _> = others.map(|(name, content)| (name.to_string(), content)).collect();
+        if !others.is_empty() {
+            self.0.insert(tuning.into(), others);
         }
     }
 

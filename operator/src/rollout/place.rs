@@ -1,6 +1,6 @@
 //! Place: which content of each tuning each node is to have now. It grants no node a change before there is room for it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use crds::TcpCloseTuningSpec;
 use crds::tuning::{Mode, Phase, RolloutStatus};
@@ -40,7 +40,10 @@ pub fn place(
     let mut contents = Contents::as_specified();
     for rolling in &all {
         let granted = rolling.grants(&taken, unseen);
-        contents.set(&rolling.tuning.uid, rolling.contents(&granted));
+        let members = rolling.members.iter();
+        let placed =
+            members.map(|member| (member.name, rolling.content(member, granted.contains(member.name))));
+        contents.set(&rolling.tuning.uid, placed);
         taken.extend(granted);
     }
     contents
@@ -93,11 +96,6 @@ impl<'a> Rolling<'a> {
             .take(room)
             .map(|member| member.name)
             .collect()
-    }
-
-    fn contents(&self, granted: &BTreeSet<&str>) -> HashMap<String, Content> {
-        let content = |member: &Member<'_>| self.content(member, granted.contains(member.name));
-        self.members.iter().map(|member| (member.name.to_string(), content(member))).collect()
     }
 
     fn content(&self, member: &Member<'_>, granted: bool) -> Content {
