@@ -147,6 +147,8 @@ impl<'a> Scene<'_, 'a> {
         reason.map(|reason| RolloutStatus {
             failed_revision: Some(rollout.revision.clone()),
             failed_reason: Some(clip(&reason, REASON_MAX)),
+            // What a person said before it failed is no wish to try again what failed.
+            retry_at: self.tuning.retry_at.clone(),
             ..to(Phase::RollingBack, rollout)
         })
     }

@@ -59,12 +59,12 @@ impl<'a> Member<'a> {
         reachable: bool,
     ) -> Self {
         let entries = || own_entries(order, tuning);
-        let rows = || entries().filter_map(|entry| Some((entry, row(order?, &entry.name)?)));
+        let mut rows = entries().filter_map(|entry| row(order?, &entry.name));
         let holds = order.and_then(|order| orders_of(order, tuning).next());
-        let read_back = entries().filter(|entry| is_order(entry)).count()
-            == rows().filter(|(entry, row)| is_order(entry) && is_answer(entry, row)).count();
-        let failed = rows()
-            .find(|(_, row)| matches!(State::parse(&row.state), Some(State::Failed | State::Contended)));
+        let read_back =
+            entries().all(|entry| is_read_back(entry, order.and_then(|order| row(order, &entry.name))));
+        let failed =
+            rows.find(|row| matches!(State::parse(&row.state), Some(State::Failed | State::Contended)));
         Self {
             name,
             node,
@@ -74,7 +74,7 @@ impl<'a> Member<'a> {
             wins,
             reachable,
             settled: order.is_some_and(is_acknowledged) && read_back,
-            failure: failed.map(|(_, row)| row.message.as_deref().unwrap_or(&row.state)),
+            failure: failed.map(|row| row.message.as_deref().unwrap_or(&row.state)),
         }
     }
 
@@ -155,8 +155,10 @@ fn row<'a>(order: &'a TcpCloseNode, name: &str) -> Option<&'a SysctlStatus> {
     order.status.as_ref()?.sysctls.iter().find(|row| row.name == name)
 }
 
-/// Whether what a node says of a sysctl is its answer to an order, whatever it is: a rule may forbid it, a write may fail.
-fn is_answer(entry: &SysctlEntry, row: &SysctlStatus) -> bool {
-    let of_this = row.desired.is_none() || row.desired == entry.value;
+/// Whether what a node says of a sysctl is its answer to an entry, whatever it is: a rule may forbid it, a write may fail. Of a
+/// sysctl that it has let go an agent says nothing.
+fn is_read_back(entry: &SysctlEntry, row: Option<&SysctlStatus>) -> bool {
+    let Some(row) = row else { return !is_order(entry) };
+    let of_this = entry.value.is_none() || row.desired.is_none() || row.desired == entry.value;
     of_this && !matches!(State::parse(&row.state), Some(State::Pending | State::Restoring))
 }

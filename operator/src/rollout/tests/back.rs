@@ -11,6 +11,15 @@ fn failed(rollout: Rollout) -> (Cluster, String) {
     (cluster, canary)
 }
 
+/// The same, and taken back.
+fn taken_back() -> (Cluster, String) {
+    let (mut cluster, canary) = failed(gated());
+    cluster.statuses();
+    cluster.turns(3);
+    assert_eq!((cluster.phase().as_str(), cluster.ordered(31).len()), ("RolledBack", 0));
+    (cluster, canary)
+}
+
 #[test]
 fn a_failure_is_stored_before_anything_is_taken_back_and_says_what_failed() {
     let (mut cluster, canary) = failed(gated());
@@ -42,8 +51,7 @@ fn what_failed_is_taken_back_the_others_are_not_touched_and_it_is_not_tried_agai
 
 #[test]
 fn a_failed_revision_is_tried_again_when_a_person_says_so() {
-    let (mut cluster, canary) = failed(gated());
-    cluster.turns(3);
+    let (mut cluster, canary) = taken_back();
     cluster.snapshot.tunings[0].retry_at = Some("2026-11-23".into());
     cluster.turn();
     assert_eq!(cluster.ordered(31), [canary]);
@@ -52,9 +60,17 @@ fn a_failed_revision_is_tried_again_when_a_person_says_so() {
 }
 
 #[test]
+fn a_wish_to_try_again_that_is_older_than_the_failure_is_none() {
+    let (mut cluster, _) = failed(gated());
+    cluster.snapshot.tunings[0].retry_at = Some("2026-11-22".into());
+    cluster.statuses();
+    cluster.turns(4);
+    assert_eq!(cluster.verdict("web"), "False RolledBack Stalled");
+}
+
+#[test]
 fn another_revision_is_tried_after_a_failed_one() {
-    let (mut cluster, canary) = failed(gated());
-    cluster.turns(3);
+    let (mut cluster, canary) = taken_back();
     cluster.edit(32);
     cluster.turn();
     assert_eq!(cluster.ordered(32), [canary]);
