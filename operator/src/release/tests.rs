@@ -106,7 +106,7 @@ async fn it_asks_the_operator_by_the_switch() {
     let server = Server::default();
     assert_eq!(server.release().await, Outcome::default());
     let written = server.written.lock().unwrap().clone();
-    assert_eq!(written[0]["metadata"], json!({ "name": CONTROL, "namespace": "tcpclose-system" }));
+    assert_eq!(written[0]["metadata"], json!({ "name": NAME, "namespace": "tcpclose-system" }));
     assert_eq!(written[0]["data"], json!({ "state": "Release" }));
 }
 
