@@ -56,6 +56,7 @@ impl OwnOperator {
     pub(super) fn start(&self) -> Result<()> {
         let mut command = daemon(&self.program, &self.lab);
         command
+            .arg("run")
             .env("KUBECONFIG", &self.kubeconfig)
             .env("POD_NAMESPACE", NAMESPACE)
             .env("POD_NAME", self.identity)
