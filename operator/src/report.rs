@@ -112,8 +112,7 @@ fn whole(tuning: &Tuning, version: Option<&str>, status: &TcpCloseTuningStatus) 
     json!({
         "apiVersion": TuningObject::api_version(&()),
         "kind": TuningObject::kind(&()),
-        // The uid, so that a tuning made anew does not get the answer to the old one.
-        "metadata": { "name": tuning.name, "uid": tuning.uid, "resourceVersion": version },
+        "metadata": metadata(tuning, version),
         "status": status,
     })
 }
@@ -125,7 +124,17 @@ fn without_rollout(tuning: &Tuning, version: Option<&str>, status: &TcpCloseTuni
         // In a merge patch null removes.
         fields[field] = Value::Null;
     }
-    json!({ "metadata": { "uid": tuning.uid, "resourceVersion": version }, "status": fields })
+    json!({ "metadata": metadata(tuning, version), "status": fields })
+}
+
+fn metadata(tuning: &Tuning, version: Option<&str>) -> Value {
+    // The uid, so that a tuning made anew does not get the answer to the old one.
+    let mut metadata = json!({ "name": tuning.name, "uid": tuning.uid });
+    if let Some(version) = version {
+        // A version that is null is refused.
+        metadata["resourceVersion"] = version.into();
+    }
+    metadata
 }
 
 /// A status that the API server did not take.
