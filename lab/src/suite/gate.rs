@@ -177,9 +177,12 @@ fn without_traffic(suite: &Suite) -> Outcome {
         let live = node.read_sysctl(FIN_TIMEOUT)?;
         ensure(live == "60", || format!("{} holds {live}", node.name))?;
     }
-    let gate = suite.get("tcpclosetuning", "web")?["status"]["rollout"]["gate"].clone();
-    let said = gate.as_str().is_some_and(|said| said.starts_with("too few connections since the change: "));
-    ensure(said, || format!("the status says {gate}"))?;
+    poll_until("the status says why it waits", SOON, || {
+        let gate = suite.get("tcpclosetuning", "web")?["status"]["rollout"]["gate"].clone();
+        let said =
+            gate.as_str().is_some_and(|said| said.starts_with("too few connections since the change: "));
+        Ok(Seen::when(said, || gate.to_string()))
+    })?;
     suite.tune("web", &spec("{whenInconclusive: Proceed}"))?;
     suite.wait_until_applied("web")?;
     all_hold(suite, FIN_TIMEOUT, "25")
