@@ -127,7 +127,7 @@ fn partitioned(suite: &Suite, cut: &Node, silent: &Node, standby: &Value) -> Out
     let cuts = (Cut::node(suite, cut)?, Cut::answers_to(suite, &address)?);
     suite.tune("web", &fin_timeout(25))?;
     let mut told = [None; 3];
-    poll_until("both nodes are stale, and both watches known to be dead", STALE + NOTICED, || {
+    poll_until("both nodes are stale or lost, and both watches known to be dead", STALE + NOTICED, || {
         for node in [cut, silent] {
             let live = node.read_sysctl(FIN_TIMEOUT)?;
             if live != "30" {
@@ -137,10 +137,12 @@ fn partitioned(suite: &Suite, cut: &Node, silent: &Node, standby: &Value) -> Out
                 });
             }
         }
-        let stale = suite.get("tcpclosetuning", "web")?["status"]["nodes"]["stale"].clone();
+        // Lost, where it was thought to be there when it was ordered.
+        let nodes = suite.get("tcpclosetuning", "web")?["status"]["nodes"].clone();
+        let gone = nodes["stale"].as_u64().unwrap_or_default() + nodes["failed"].as_u64().unwrap_or_default();
         let log = suite.cluster.kubectl(&["logs", "--namespace", crate::NAMESPACE, &pod])?;
         let seen =
-            [stale == 2, agent_log(cut)?.matches(AGENT_SAYS).count() > known, log.contains(OPERATOR_SAYS)];
+            [gone == 2, agent_log(cut)?.matches(AGENT_SAYS).count() > known, log.contains(OPERATOR_SAYS)];
         for (told, seen) in told.iter_mut().zip(seen) {
             *told = told.or(seen.then(|| start.elapsed()));
         }
@@ -148,7 +150,7 @@ fn partitioned(suite: &Suite, cut: &Node, silent: &Node, standby: &Value) -> Out
     })?;
     let [stale, by_agent, by_operator] = told.map(Option::unwrap_or_default);
     println!(
-        "    cut: both stale after {:.1} s, the dead watch noticed by the agent after {:.1} s, by an operator after {:.1} s",
+        "    cut: both stale or lost after {:.1} s, the dead watch noticed by the agent after {:.1} s, by an operator after {:.1} s",
         stale.as_secs_f64(),
         by_agent.as_secs_f64(),
         by_operator.as_secs_f64()
