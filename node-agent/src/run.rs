@@ -3,6 +3,7 @@
 //! What is in force stays while the API server is away; drift is put right against the last order that was read. No
 //! request is waited for: the kernel is looked after while the API server is slow.
 
+use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -62,7 +63,8 @@ enum Answer {
     Read(Box<Result<Option<TcpCloseNode>, Error>>),
 }
 
-struct Agent {
+/// One agent in a cluster.
+pub struct Agent {
     settings: Settings,
     api: Api<TcpCloseNode>,
     node: Node,
@@ -97,19 +99,11 @@ struct Agent {
 /// Where signals or ticks of a timer cannot be received.
 pub async fn run(settings: Settings, client: Client) -> std::io::Result<()> {
     let mut terminate = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-    let mut news = pin!(cluster::watch(Api::all(client.clone()), &settings.node));
-    let turns = Ticks::every(TURN)?;
     let watchdog = Watchdog::start();
     let mut agent = Agent::new(settings, client);
-    loop {
-        tokio::select! {
-            () = any(&mut terminate) => break,
-            Some(news) = news.next() => agent.take(news),
-            answer = answered(&mut agent.request) => agent.take_answer(answer),
-            tick = turns.next() => tick?,
-        }
-        agent.turn(Moment::now());
-        watchdog.turned();
+    tokio::select! {
+        () = any(&mut terminate) => {}
+        ended = agent.live(|| watchdog.turned()) => match ended? {},
     }
     if let Some(textfile) = agent.textfile.take() {
         textfile.remove();
@@ -131,7 +125,8 @@ async fn answered(request: &mut Option<Request>) -> Answer {
 }
 
 impl Agent {
-    fn new(settings: Settings, client: Client) -> Self {
+    /// An agent that has not begun.
+    pub fn new(settings: Settings, client: Client) -> Self {
         let sentinel = Sentinel::Proves { node_address: settings.node_address };
         let node = Node::new(settings.procfs.clone(), settings.state_dir.clone(), sentinel);
         let surroundings = Surroundings {
@@ -161,6 +156,24 @@ impl Agent {
             quiet: None,
             told_obstacle: None,
             rival_reported: None,
+        }
+    }
+
+    /// Takes orders, turns and reports for ever; `turned` is told of each turn.
+    ///
+    /// # Errors
+    /// Where ticks of a timer cannot be received.
+    pub async fn live(&mut self, turned: impl Fn()) -> std::io::Result<Infallible> {
+        let mut news = pin!(cluster::watch(Api::all(self.api.clone().into_client()), &self.settings.node));
+        let turns = Ticks::every(TURN)?;
+        loop {
+            tokio::select! {
+                Some(news) = news.next() => self.take(news),
+                answer = answered(&mut self.request) => self.take_answer(answer),
+                tick = turns.next() => tick?,
+            }
+            self.turn(Moment::now());
+            turned();
         }
     }
 
