@@ -8,6 +8,7 @@ pub(crate) mod client;
 mod cost;
 pub(crate) mod count;
 mod crowd;
+pub(crate) mod fleet;
 mod floor;
 mod footprint;
 mod latency;
@@ -32,6 +33,7 @@ use crate::{
 pub use agent::{Beside, Extent, Phase, Share, measure as measure_agent};
 pub use count::{Count, Life, Scene, measure as measure_count};
 pub use crowd::Size as CrowdSize;
+pub use fleet::{Extent as FleetExtent, Fleet, measure as measure_fleet};
 pub use footprint::{Footprint, measure as measure_footprint};
 pub use latency::{Latency, measure as measure_latency};
 
@@ -56,6 +58,12 @@ pub enum What {
         /// readings are not made at all.
         #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
+    },
+    /// What a fleet costs: simulated agents and the real operator on a real API server, beside the naive design.
+    Fleet {
+        /// How many nodes; may be given several times. By default 3, 100, 1,000, 5,000 and 15,000, which takes 25 minutes.
+        #[arg(long)]
+        nodes: Vec<usize>,
     },
     /// Counting closing sockets, beside ss, netstat, node_exporter and others; needs no cluster.
     Count {
@@ -89,6 +97,7 @@ pub fn bench(what: &What) -> Result<()> {
             let images = install_from_checkout(&cluster)?;
             print!("{}", agent::bench(&cluster, &images, Duration::from_secs(*seconds))?);
         }
+        What::Fleet { nodes } => print!("{}", fleet::bench(nodes)?),
         What::Count { rounds } => print!("{}", count::bench(*rounds)?),
     }
     Ok(())
