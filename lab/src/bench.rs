@@ -16,7 +16,13 @@ mod node_exporter;
 mod time_wait;
 mod tuned;
 
-use std::{ffi::OsString, os::unix::process::CommandExt, path::Path, process::Command, time::Duration};
+use std::{
+    ffi::OsString,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use clap::Subcommand;
 
@@ -64,6 +70,12 @@ pub enum What {
         /// How many nodes; may be given several times. By default 3, 100, 1,000, 5,000 and 15,000, which takes 25 minutes.
         #[arg(long)]
         nodes: Vec<usize>,
+        /// Instead: whether the operator's memory grows with a million reports, and with 50,000 through an API server.
+        #[arg(long)]
+        growth: bool,
+        /// An operator that is built already, in place of this checkout's.
+        #[arg(long)]
+        operator: Option<PathBuf>,
     },
     /// Counting closing sockets, beside ss, netstat, node_exporter and others; needs no cluster.
     Count {
@@ -97,7 +109,8 @@ pub fn bench(what: &What) -> Result<()> {
             let images = install_from_checkout(&cluster)?;
             print!("{}", agent::bench(&cluster, &images, Duration::from_secs(*seconds))?);
         }
-        What::Fleet { nodes } => print!("{}", fleet::bench(nodes)?),
+        What::Fleet { growth: true, .. } => fleet::bench_growth()?,
+        What::Fleet { nodes, operator, .. } => print!("{}", fleet::bench(nodes, operator.as_deref())?),
         What::Count { rounds } => print!("{}", count::bench(*rounds)?),
     }
     Ok(())

@@ -19,7 +19,7 @@ use tcp_close::rule;
 use crate::node::{Finding, Obstacle, Turn};
 use crate::order::Order;
 use crate::sample::Census;
-pub use due::{Past, Urgency, is_due, urgency};
+pub use due::{Pace, Past, Urgency, urgency};
 
 /// The longest message that fits the schema.
 const MESSAGE_CHARS: usize = 512;
@@ -98,10 +98,10 @@ pub(crate) fn sysctl(
     let restored = matches!(finding.state, State::Restored | State::Restoring);
     let (changed_at, changed_by, rates_before) = if finding.written {
         let who = if restored { "restore".into() } else { finding.tuning.clone() };
-        (Some(Time(now)), Some(who), previous.and_then(|status| status.rates))
+        (Some(Time(now)), Some(who), previous.and_then(|status| status.rates).map(Box::new))
     } else {
         before.map_or((None, None, None), |before| {
-            (before.changed_at.clone(), before.changed_by.clone(), before.rates_before)
+            (before.changed_at.clone(), before.changed_by.clone(), before.rates_before.clone())
         })
     };
     SysctlStatus {
@@ -305,7 +305,7 @@ mod tests {
             let surroundings = Surroundings { census, ..Surroundings::default() };
             status(&order(), &turn, &surroundings, previous, at(1))
         };
-        let before = |status: &TcpCloseNodeStatus| status.sysctls[0].rates_before?.overflows;
+        let before = |status: &TcpCloseNodeStatus| status.sysctls[0].rates_before.as_ref()?.overflows;
         let first = with_overflows(700, false, None);
         assert_eq!(before(&first), None);
         let changed = with_overflows(600, true, Some(&first));

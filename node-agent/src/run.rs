@@ -20,7 +20,7 @@ use crate::journal::OrderMark;
 use crate::node::{Moment, Node, Obstacle, Turn};
 use crate::order::Order;
 use crate::procfs::Procfs;
-use crate::report::{self, Past, Surroundings, Urgency};
+use crate::report::{self, Past, Surroundings};
 use crate::sample::{Census, PodOptions, Sampler};
 use crate::sentinel::Sentinel;
 use crate::textfile::Textfile;
@@ -56,6 +56,13 @@ pub struct Settings {
     pub report_peers: bool,
 }
 
+/// A turn whose status could wait, so that another one like it makes none for a while.
+struct Quiet {
+    turn: Turn,
+    overflows: bool,
+    until: Instant,
+}
+
 type Request = Pin<Box<dyn Future<Output = Answer>>>;
 
 enum Answer {
@@ -66,6 +73,7 @@ enum Answer {
 /// One agent in a cluster.
 pub struct Agent {
     settings: Settings,
+    started: Instant,
     api: Api<TcpCloseNode>,
     node: Node,
     order: Option<Order>,
@@ -86,8 +94,8 @@ pub struct Agent {
     retry: Duration,
     not_before: Instant,
     request: Option<Request>,
-    /// A turn whose status could wait, and until when another one like it makes none.
-    quiet: Option<(Turn, Instant)>,
+    /// A turn whose status could wait.
+    quiet: Option<Quiet>,
     told_obstacle: Option<String>,
     /// When somebody else has reported for this node.
     rival_reported: Option<Instant>,
@@ -137,6 +145,7 @@ impl Agent {
             report_peers: settings.report_peers,
         };
         Self {
+            started: Instant::now(),
             api: Api::all(client),
             sampler: Sampler::new(&settings.procfs, settings.pods.as_ref()),
             textfile: settings.textfile_directory.clone().map(Textfile::new),
@@ -253,7 +262,9 @@ impl Agent {
         let Some(order) = &self.order else { return };
         let confirmed = !order.removes() || self.confirmed == Some(order.mark.generation);
         let turn = self.node.turn(order, confirmed, moment);
-        if self.quiet.as_ref().is_some_and(|(last, until)| now < *until && last.found_the_same_as(&turn)) {
+        let overflows = self.surroundings.census.overflows();
+        let is_like = |last: &Quiet| last.turn.found_the_same_as(&turn) && last.overflows == overflows;
+        if self.quiet.as_ref().is_some_and(|last| now < last.until && is_like(last)) {
             return;
         }
         self.quiet = None;
@@ -266,8 +277,8 @@ impl Agent {
             return;
         }
         if confirmed {
-            if self.report(status, now) == Urgency::Heartbeat && self.request.is_none() {
-                self.quiet = Some((turn, now + QUIET));
+            if self.report(status, now) && self.request.is_none() {
+                self.quiet = Some(Quiet { turn, overflows, until: now + QUIET });
             }
         } else {
             self.read_again();
@@ -301,19 +312,21 @@ impl Agent {
             Some(Box::pin(async move { Answer::Read(Box::new(cluster::read_again(&api, &node).await)) }));
     }
 
-    fn report(&mut self, status: TcpCloseNodeStatus, now: Instant) -> Urgency {
+    /// Writes the status if it is time. Returns whether it is one that can wait.
+    fn report(&mut self, status: TcpCloseNodeStatus, now: Instant) -> bool {
         let urgency = report::urgency(self.written.and(self.stored.as_ref()), self.past.earlier(), &status);
-        let Some(order) = &self.order else { return urgency };
+        let Some(order) = &self.order else { return false };
         let since = self.written.map_or(Duration::MAX, |written| now.duration_since(written));
         let interval = Duration::from_secs(order.report_interval_seconds.into());
-        if report::is_due(urgency, since, interval, &self.settings.node) {
+        let pace = report::Pace { interval, node: &self.settings.node };
+        if pace.is_due(urgency, now.saturating_duration_since(self.started), since) {
             let (api, node, uid) = (self.api.clone(), self.settings.node.clone(), order.mark.uid.clone());
             self.request = Some(Box::pin(async move {
                 let result = cluster::write_status(&api, &node, &uid, &status).await;
                 Answer::Written(result, Box::new(status))
             }));
         }
-        urgency
+        pace.keeps_its_place(urgency)
     }
 
     fn take_answer(&mut self, answer: Answer) {

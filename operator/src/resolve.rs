@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use crds::TcpCloseNode;
 use crds::node::{EntryAction, ObservedTuning, SysctlEntry, TuningReference};
+use crds::shared::Shared;
 use crds::state::State;
 use crds::tuning::{Mode, RemovalPolicy, TcpCloseTuningSpec};
 use tcp_close::Sysctl;
@@ -36,9 +37,9 @@ pub struct Resolution {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeOrder {
     /// Sysctl by sysctl, in the order of the catalogue.
-    pub entries: Vec<SysctlEntry>,
+    pub entries: Shared<Vec<SysctlEntry>>,
     /// Tunings that only observe it, by name.
-    pub observe: Vec<ObservedTuning>,
+    pub observe: Shared<Vec<ObservedTuning>>,
     /// How every tuning that enforces something here fares.
     pub claims: Vec<Claim>,
 }
@@ -149,8 +150,19 @@ fn resolve_node(
     // A newer operator may have ordered what this one does not know: that is not this one's to take back.
     let unknown = prior.into_iter().flat_map(|prior| &prior.spec.sysctls);
     order.entries.extend(unknown.filter(|entry| Sysctl::from_name(&entry.name).is_none()).cloned());
-    order.observe = observe(prior, &observers, tunings);
+    order.observe = observe(prior, &observers, tunings).into();
+    if let Some(prior) = prior {
+        // What stays as it is, as it does on most nodes, is not held twice.
+        keep_one(&mut order.entries, &prior.spec.sysctls);
+        keep_one(&mut order.observe, &prior.spec.observe);
+    }
     order
+}
+
+fn keep_one<T: Clone + PartialEq>(fresh: &mut Shared<T>, known: &Shared<T>) {
+    if fresh == known {
+        fresh.clone_from(known);
+    }
 }
 
 /// How everybody who orders this sysctl here fares. The first of the highest priority wins, unless a frozen tuning holds it.

@@ -2,6 +2,7 @@
 //! them the naive design, in which every node writes every 10 s.
 
 mod gauge;
+pub(crate) mod growth;
 mod plane;
 mod run;
 mod table;
@@ -22,6 +23,10 @@ pub use table::{Figures, Fleet};
 /// The sizes that are measured where nobody says otherwise.
 pub(super) const SIZES: [usize; 5] = [3, 100, 1000, 5000, 15_000];
 
+/// Nodes and reports of `--growth`.
+const GROWING: usize = 15_000;
+const REPORTS: u64 = 1_000_000;
+
 /// What is measured, and for how long.
 #[derive(Clone, Debug)]
 pub struct Extent {
@@ -31,6 +36,8 @@ pub struct Extent {
     pub window: Duration,
     /// Before counting begins.
     pub settling: Duration,
+    /// How many overflows are waited for.
+    pub overflows: usize,
     /// The naive design is measured for so long.
     pub naive: Duration,
 }
@@ -40,15 +47,24 @@ impl Extent {
     pub(super) fn of(sizes: &[usize]) -> Self {
         let seconds = Duration::from_secs;
         let sizes = if sizes.is_empty() { SIZES.to_vec() } else { sizes.to_vec() };
-        Self { sizes, window: seconds(120), settling: seconds(10), naive: seconds(30) }
+        Self { sizes, window: seconds(120), settling: seconds(10), overflows: 5, naive: seconds(30) }
     }
 }
 
-/// Measures with the operator of this checkout.
-pub(super) fn bench(sizes: &[usize]) -> Result<Fleet> {
+/// Measures with this operator, or with the checkout's.
+pub(super) fn bench(sizes: &[usize], operator: Option<&Path>) -> Result<Fleet> {
     let checkout = Checkout::current()?;
-    let programs = programs::build(&checkout, &Cache::of_user()?.build().join("bench"))?;
-    measure(&checkout, &programs.operator, &Extent::of(sizes))
+    let operator = match operator {
+        Some(operator) => operator.to_owned(),
+        None => programs::build(&checkout, &Cache::of_user()?.build().join("bench"))?.operator,
+    };
+    measure(&checkout, &operator, &Extent::of(sizes))
+}
+
+/// Measures whether the operator's memory grows.
+pub(super) fn bench_growth() -> Result<()> {
+    print!("{}", growth::measure(GROWING, REPORTS)?);
+    Ok(())
 }
 
 /// Measures with this operator.

@@ -203,8 +203,11 @@ fn agent_user() -> String {
 /// A Node of the size of a real one.
 fn node(index: usize) -> Result<Node> {
     let text = include_str!("node.json").replace("@INDEX@", &format!("{index:05}"));
-    serde_json::from_str(&text)
-        .map_err(|error| Error::Unclear { what: "node.json".into(), why: error.to_string() })
+    let node = serde_json::from_str::<Node>(&text);
+    let mut node = node.map_err(|error| Error::Unclear { what: "node.json".into(), why: error.to_string() })?;
+    // The API server's to give.
+    (node.metadata.uid, node.metadata.resource_version) = (None, None);
+    Ok(node)
 }
 
 /// A process that simulates agents. It ends when this is dropped.

@@ -23,13 +23,12 @@ use crate::{
     error::{Error, Result},
     process::Process,
     report::say,
-    sim::{AGENTS_MAX, Command, kernel::monotonic},
+    sim::{Command, kernel::monotonic},
 };
 
 const TUNING: &str = "bench-fleet";
 /// Tunings of one node each: the nodes that overflow.
 const PROBE: &str = "bench-fleet-probe";
-const PROBES: usize = 5;
 /// Values of `tcp_fin_timeout`: at first, after the edit, and after the API server has come back.
 const VALUES: [i64; 3] = [30, 31, 32];
 /// Between two looks.
@@ -66,7 +65,7 @@ impl<'a> Run<'a> {
         inside.runtime.block_on(plane.create_nodes(&clients[0]))?;
         say(format!("{nodes} Nodes: {:.1} s", start.elapsed().as_secs_f64()));
         inside.runtime.block_on(tune(&clients[0], VALUES[0]))?;
-        for probe in 0..PROBES.min(nodes) {
+        for probe in 0..extent.overflows.min(nodes) {
             inside.runtime.block_on(observe(&clients[0], probe))?;
         }
         let operator = plane.start_operator()?;
@@ -89,7 +88,8 @@ impl<'a> Run<'a> {
         self.figures.churn = self.usage_of_window()?;
         self.note_status()?;
         self.tell_all(Command::Churn(false))?;
-        self.figures.overflows = (0..PROBES.min(self.nodes)).map(|probe| self.overflow(probe)).collect::<Result<_>>()?;
+        let probes = 0..self.extent.overflows.min(self.nodes);
+        self.figures.overflows = probes.map(|probe| self.overflow(probe)).collect::<Result<_>>()?;
         self.edit()?;
         self.storm()?;
         self.restart_operator()?;
@@ -324,6 +324,3 @@ async fn apply(client: &Client, name: &str, spec: &Value) -> Result<i64> {
     let applied = tunings.patch(name, &PatchParams::apply("lab-bench"), &Patch::Apply(&tuning)).await;
     Ok(applied.map_err(api("apply a tuning"))?.metadata.generation.unwrap_or_default())
 }
-
-/// The simulation says nothing of fleets that one process cannot hold.
-const _: () = assert!(PROBES < AGENTS_MAX);
