@@ -77,13 +77,21 @@ pub enum Standing {
 /// What is to be ordered on every node, where the tunings have these contents there.
 pub fn resolve(snapshot: &Snapshot, contents: &Contents) -> Resolution {
     let tunings = Ranked::new(&snapshot.tunings);
+    let mut last = NodeOrder::default();
     let orders = snapshot
         .nodes
         .iter()
         .filter(|(name, node)| node.is_linux() || snapshot.orders.contains_key(*name))
         // What an undecodable order holds is unknown: it stays as it is.
         .filter(|(name, _)| snapshot.orders.get(*name).is_none_or(|order| order.0.is_ok()))
-        .map(|(name, node)| (name.clone(), resolve_node(node, snapshot.order_of(node), &tunings, contents)))
+        .map(|(name, node)| {
+            let mut order = resolve_node(node, snapshot.order_of(node), &tunings, contents);
+            // What is new is the same on many nodes.
+            keep_one(&mut order.entries, &last.entries);
+            keep_one(&mut order.observe, &last.observe);
+            last.clone_from(&order);
+            (name.clone(), order)
+        })
         .collect();
     Resolution { orders }
 }

@@ -106,7 +106,10 @@ async fn order(
         let snapshot = caches.snapshot();
         let unseen = sent.unseen(&snapshot, started);
         let resolution = resolve_now(&snapshot, &silent.borrow(), &unseen);
-        let writes = sent.without_sent(assign::plan(&snapshot, &resolution), started);
+        let mut writes = sent.without_sent(assign::plan(&snapshot, &resolution), started);
+        writes.truncate(assign::TURN_MAX);
+        // Sending takes long, and needs none of it.
+        drop((snapshot, resolution));
         pace.worked(started.elapsed());
         metrics.note_turn(Kind::Order, started.elapsed());
         sent.note_tried(&writes, Instant::now());
@@ -166,6 +169,7 @@ async fn status(
             &fleet(&snapshot, &resolution, &history, now.clock),
             &statuses,
         ));
+        drop(resolution);
         pace.worked(now.clock.elapsed());
         metrics.note_turn(Kind::Status, now.clock.elapsed());
         for (tuning, status) in statuses {

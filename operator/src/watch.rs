@@ -112,8 +112,7 @@ fn strip_order(object: &mut OrderObject) {
     strip(object);
     object.meta_mut().owner_references = None;
     let Ok(TcpCloseNode { status: Some(status), .. }) = &mut object.0 else { return };
-    (status.ports, status.node, status.life, status.agent_version, status.summary) = Default::default();
-    status.conditions = Vec::new();
+    (status.life, status.agent_version) = (None, None);
     for row in &mut status.sysctls {
         (row.tuning, row.changed_by, row.remarks) = Default::default();
     }

@@ -18,7 +18,7 @@ use crate::{
     report::say,
 };
 
-pub use table::{Figures, Fleet};
+pub use table::Fleet;
 
 /// The sizes that are measured where nobody says otherwise.
 pub(super) const SIZES: [usize; 5] = [3, 100, 1000, 5000, 15_000];

@@ -9,7 +9,9 @@ fn planned(cluster: &Cluster) -> Vec<Write> {
 fn only_patch(cluster: &Cluster) -> (Value, Vec<Removed>) {
     let mut writes = planned(cluster);
     match (writes.pop(), writes.pop()) {
-        (Some(Write::Patch { patch, done, .. }), None) => (patch, done),
+        (Some(Write::Patch { version, spec, done, .. }), None) => {
+            (merge_patch(version.as_deref(), &spec), done)
+        }
         other => panic!("{other:?}"),
     }
 }

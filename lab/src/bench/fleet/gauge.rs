@@ -11,6 +11,9 @@ use crate::{
     process::Process,
 };
 
+/// How long an answer is waited for.
+const ANSWER: Duration = Duration::from_secs(10);
+
 /// Writes of the product that the API servers have taken since they started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Writes {
@@ -76,12 +79,27 @@ impl Writes {
 pub(super) async fn writes(clients: &[Client]) -> Result<Writes> {
     let mut sum = Writes::default();
     for client in clients {
-        let request = http::Request::get("/metrics").body(Vec::new());
-        let request = request.map_err(|error| Error::Unclear { what: "/metrics".into(), why: error.to_string() })?;
-        let text = client.request_text(request).await.map_err(api("read the API server's metrics"))?;
-        sum = sum.more(Writes::parse(&text));
+        sum = sum.more(Writes::parse(&get(client, "/metrics").await?));
     }
     Ok(sum)
+}
+
+/// Whether all API servers say that they are ready.
+pub(super) async fn are_ready(clients: &[Client]) -> Result<bool> {
+    for client in clients {
+        if get(client, "/readyz").await? != "ok" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A page of an API server. One that is being restarted may never answer.
+async fn get(client: &Client, path: &str) -> Result<String> {
+    let unclear = |why: String| Error::Unclear { what: path.into(), why };
+    let request = http::Request::get(path).body(Vec::new()).map_err(|error| unclear(error.to_string()))?;
+    let answer = tokio::time::timeout(ANSWER, client.request_text(request)).await;
+    answer.map_err(|_| unclear("no answer".into()))?.map_err(api("read a page of the API server"))
 }
 
 /// Everything that is measured at one moment.

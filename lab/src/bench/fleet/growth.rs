@@ -3,19 +3,21 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use crds::TcpCloseTuningStatus;
+use crds::{TcpCloseNode, TcpCloseNodeSpec, TcpCloseTuningStatus};
 use futures::{Stream, stream::poll_fn};
 use jiff::Timestamp;
+use kube::ResourceExt;
 use kube::runtime::watcher::{Event, Result as Watched};
 use operator::{
     assign,
     history::History,
     metrics,
     resolve::resolve,
-    snapshot::{Node, OrderObject, TuningObject},
+    snapshot::{Node, OrderObject, Snapshot, Tuning, TuningObject},
     summarise::{Now, fleet::fleet, summarise},
     watch::Caches,
 };
@@ -36,6 +38,8 @@ use crate::{
 const TUNING: &str = include_str!("tuning.json");
 const NODE: &str = include_str!("node.json");
 const REPORT: &str = include_str!("report.json");
+/// A count in the report that differs from one to the next.
+const COUNT: &str = ":4711";
 /// The operator computes once in so many reports: at 50 in a second, every 10 s.
 const REPORTS_PER_TURN: u64 = 500;
 /// Memory is looked at so often.
@@ -45,7 +49,7 @@ const GROWTH_AIM: f64 = 2.0;
 
 /// Memory while reports come in.
 #[derive(Clone, Debug)]
-pub struct Growth {
+pub(crate) struct Growth {
     /// How many nodes report.
     pub nodes: usize,
     /// After so many reports: what the process had written to memory, in bytes.
@@ -59,7 +63,7 @@ pub struct Growth {
 
 impl Growth {
     /// By how much it grew after the first mark, in bytes.
-    pub fn grown(&self) -> u64 {
+    fn grown(&self) -> u64 {
         let first = self.marks.first().map(|mark| mark.1).unwrap_or_default();
         self.marks.iter().map(|mark| mark.1).max().unwrap_or_default().saturating_sub(first)
     }
@@ -79,7 +83,7 @@ impl fmt::Display for Growth {
 }
 
 /// Feeds so many reports of so many nodes to the operator's own code.
-pub fn measure(nodes: usize, reports: u64) -> Result<Growth> {
+pub(crate) fn measure(nodes: usize, reports: u64) -> Result<Growth> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(Error::system("start a runtime"))?.block_on(feed(nodes, reports))
 }
@@ -123,16 +127,18 @@ async fn feed(nodes: usize, reports: u64) -> Result<Growth> {
     let (of_orders, order_events) = Feed::<OrderObject>::new();
     let (caches, taking) = Caches::fed_by(node_events, tuning_events, order_events);
     let feeding = async {
+        let object = settled(nodes)?;
+        let text_of = |node, report| text(&object, node, report);
         of_nodes.list((0..nodes).map(|node| text(NODE, node, 0))).await?;
         of_tunings.list([TUNING.to_owned()].into_iter()).await?;
-        of_orders.list((0..nodes).map(|node| text(REPORT, node, 0))).await?;
+        of_orders.list((0..nodes).map(|node| text_of(node, 0))).await?;
         caches.listed().await;
         let mut index = Index::default();
         let mut marks = Vec::new();
         let start = thread_time();
         for report in 1..=reports {
             let node = usize::try_from(report).unwrap_or_default() % nodes;
-            of_orders.send(Event::Apply(decoded(&text(REPORT, node, report))?)).await?;
+            of_orders.send(Event::Apply(decoded(&text_of(node, report))?)).await?;
             if report % REPORTS_PER_TURN == 0 {
                 index.turn(&caches);
             }
@@ -187,10 +193,32 @@ impl Index {
     }
 }
 
+/// A node's object, with the order that the operator makes of the tuning: nothing is left to be written.
+fn settled(nodes: usize) -> Result<String> {
+    let mut node: Node = decoded(NODE)?;
+    node.strip();
+    let name = node.name_any();
+    let snapshot = Snapshot {
+        nodes: [(name, Arc::new(node))].into(),
+        tunings: vec![Tuning::from(&decoded::<TuningObject>(TUNING)?)],
+        ..Snapshot::default()
+    };
+    let mut object: TcpCloseNode = decoded(REPORT)?;
+    for write in assign::plan(&snapshot, &resolve(&snapshot)) {
+        if let assign::Write::Create { object: planned, .. } = write {
+            object.spec = TcpCloseNodeSpec { report_interval_seconds: assign::report_interval_seconds(nodes), ..planned.spec };
+        }
+    }
+    if let Some(status) = &mut object.status {
+        status.observed_revision = Some(object.spec.revision.clone());
+    }
+    serde_json::to_string(&object).map_err(|error| unclear(error.to_string()))
+}
+
 fn text(template: &str, node: usize, report: u64) -> String {
     let index = format!("{node:05}");
-    let count = format!("{}", 1000 + report % 977);
-    template.replace("@INDEX@", &index).replace("@VERSION@", &report.to_string()).replace("\"@COUNT@\"", &count)
+    let count = format!(":{}", 1000 + report % 977);
+    template.replace("@INDEX@", &index).replace("@VERSION@", &report.to_string()).replace(COUNT, &count)
 }
 
 #[cfg(test)]

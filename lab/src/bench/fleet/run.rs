@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     Extent,
-    gauge::{Reading, Usage, operators_page, writes},
+    gauge::{Reading, Usage, are_ready, operators_page, writes},
     plane::{Agents, Plane, starting},
     table::Figures,
 };
@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
     fn restart_servers(&mut self) -> Result<()> {
         self.plane.restart_servers()?;
         let start = Instant::now();
-        self.plane.cluster.wait_for_api_server()?;
+        self.wait_for("the API servers are ready", |run| run.inside.runtime.block_on(are_ready(&run.clients)))?;
         self.figures.server_ready = start.elapsed();
         let mut edited = None;
         self.wait_for("the API server takes an edit", |run| {
