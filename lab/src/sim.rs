@@ -27,9 +27,9 @@ use crate::{
     files,
 };
 
-/// A process with more would run out of descriptors: an agent has a watch, a lock on its journal, and at times a connection
-/// for a report.
-pub(crate) const AGENTS_MAX: usize = 5000;
+/// A process with more would run out of descriptors: an agent has a watch, a timer, a lock on its journal, and at times a
+/// connection for a report.
+pub(crate) const AGENTS_MAX: usize = 4000;
 
 /// What one process simulates.
 #[derive(Clone, Debug, Serialize, Deserialize)]

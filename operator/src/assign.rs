@@ -243,10 +243,7 @@ impl Sent {
     /// Remembers what is about to be sent: of a request without an answer nobody knows what became of it.
     pub fn note_tried(&mut self, writes: &[Write], now: Instant) {
         let patches = writes.iter().filter_map(|write| match write {
-            Write::Patch { name, patch, .. } => {
-                let version = patch["metadata"]["resourceVersion"].as_str()?;
-                Some((name.clone(), (version.into(), now)))
-            }
+            Write::Patch { name, version, .. } => Some((name.clone(), (version.clone()?, now))),
             Write::Create { .. } | Write::Delete { .. } => None,
         });
         self.tried.extend(patches);

@@ -9,7 +9,7 @@ mod table;
 
 use std::{path::Path, time::Duration};
 
-use self::{plane::Plane, run::Run};
+use self::{plane::Plane, run::Run, table::Figures};
 use super::Machine;
 use crate::{
     checkout::{Cache, Checkout},

@@ -145,7 +145,7 @@ impl<'a> Member<'a> {
         let Some(order) = self.order else { return (None, None) };
         let rows = own_entries(self.order, self.tuning).filter_map(|entry| row(order, &entry.name));
         let changed = rows.max_by_key(|row| row.changed_at.as_ref().map(|at| at.0));
-        let before = changed.and_then(|row| row.rates_before.as_ref());
+        let before = changed.and_then(|row| row.rates_before.as_deref());
         (before, self.rates_now().filter(|rates| self.were_measured_since(changed, rates)))
     }
 

@@ -2,6 +2,7 @@
 //! this process, and some ten thousands through a real API server.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,7 +17,8 @@ use operator::{
     assign,
     history::History,
     metrics,
-    resolve::resolve,
+    resolve::{Contents, resolve},
+    run::resolve_now,
     snapshot::{Node, OrderObject, Snapshot, Tuning, TuningObject},
     summarise::{Now, fleet::fleet, summarise},
     watch::Caches,
@@ -175,7 +177,8 @@ impl Index {
         let now = Now { wall: Timestamp::now(), clock: Instant::now() };
         let snapshot = caches.snapshot();
         self.history.note_reports(&snapshot, now.clock);
-        let resolution = resolve(&snapshot);
+        let (none, resolution) = (BTreeSet::new(), resolve(&snapshot, &Contents::as_specified()));
+        drop(resolve_now(&snapshot, &none, &none));
         let writes = assign::plan(&snapshot, &resolution);
         let tunings = snapshot.tunings.iter();
         let statuses: Vec<_> = tunings
@@ -204,7 +207,7 @@ fn settled(nodes: usize) -> Result<String> {
         ..Snapshot::default()
     };
     let mut object: TcpCloseNode = decoded(REPORT)?;
-    for write in assign::plan(&snapshot, &resolve(&snapshot)) {
+    for write in assign::plan(&snapshot, &resolve(&snapshot, &Contents::as_specified())) {
         if let assign::Write::Create { object: planned, .. } = write {
             object.spec = TcpCloseNodeSpec { report_interval_seconds: assign::report_interval_seconds(nodes), ..planned.spec };
         }

@@ -38,10 +38,9 @@ const DEADLINE: Duration = Duration::from_mins(2);
 /// Between two overflows: uneven, so that they meet every phase of an agent's sampling.
 const BETWEEN: Duration = Duration::from_millis(2300);
 
-/// Whether a default rollout stands in the way of changing all nodes at once. The schema has no such field yet; when it does,
-/// this is `json!({ "maxConcurrent": "100%", "soakSeconds": 0 })`.
-fn rollout() -> Option<Value> {
-    None
+/// All nodes at once: what is measured is how fast orders travel, not how careful a rollout is.
+fn rollout() -> Value {
+    json!({ "maxConcurrent": "100%", "soakSeconds": 0 })
 }
 
 /// A fleet of one size, seen from the control plane's network namespace.
@@ -292,14 +291,12 @@ impl<'a> Run<'a> {
 
 /// Orders this `tcp_fin_timeout` everywhere, and returns the generation.
 async fn tune(client: &Client, value: i64) -> Result<i64> {
-    let mut spec = json!({
+    let spec = json!({
         "nodeSelector": { "matchLabels": { "kubernetes.io/os": "linux" } },
         "mode": "Enforce",
         "sysctls": { "tcpFinTimeoutSeconds": value, "tcpOrphanRetries": 5, "tcpTwReuse": 1 },
+        "rollout": rollout(),
     });
-    if let Some(rollout) = rollout() {
-        spec["rollout"] = rollout;
-    }
     apply(client, TUNING, &spec).await
 }
 
