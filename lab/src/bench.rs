@@ -39,7 +39,9 @@ use crate::{
 pub use agent::{Beside, Extent, Phase, Share, measure as measure_agent};
 pub use count::{Count, Life, Scene, measure as measure_count};
 pub use crowd::Size as CrowdSize;
-pub use fleet::{Extent as FleetExtent, Fleet, measure as measure_fleet};
+pub use fleet::{
+    Extent as FleetExtent, Fleet, Growth, measure as measure_fleet, measure_growth,
+};
 pub use footprint::{Footprint, measure as measure_footprint};
 pub use latency::{Latency, measure as measure_latency};
 
@@ -109,7 +111,7 @@ pub fn bench(what: &What) -> Result<()> {
             let images = install_from_checkout(&cluster)?;
             print!("{}", agent::bench(&cluster, &images, Duration::from_secs(*seconds))?);
         }
-        What::Fleet { growth: true, .. } => fleet::bench_growth()?,
+        What::Fleet { growth: true, operator, .. } => fleet::bench_growth(operator.as_deref())?,
         What::Fleet { nodes, operator, .. } => print!("{}", fleet::bench(nodes, operator.as_deref())?),
         What::Count { rounds } => print!("{}", count::bench(*rounds)?),
     }

@@ -10,6 +10,7 @@ use std::{
     io::{BufRead, Write},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rustix::{
@@ -46,8 +47,8 @@ pub(crate) struct Crowd {
     pub(crate) journals: PathBuf,
     /// How many agents start in a second.
     pub(crate) starts_per_second: u32,
-    /// Instead of agents: writers of the naive design.
-    pub(crate) naive: bool,
+    /// Instead of agents: writers of the naive design, each of which writes so often.
+    pub(crate) naive: Option<Duration>,
 }
 
 /// What a bench has the nodes of a process do.
@@ -98,7 +99,7 @@ async fn work(crowd: Crowd) -> Result<()> {
         nodes.iter().map(|node| Memory::new(node.uid.clone(), Arc::clone(&board))).collect();
     let starting = tokio::task::spawn_local(agents::start(crowd, nodes, kernels.clone()));
     let mut commands = read_commands();
-    let mut seconds = tokio::time::interval(std::time::Duration::from_secs(1));
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
     let mut churn = Churn::default();
     loop {
         tokio::select! {

@@ -2,12 +2,15 @@
 //! them the naive design, in which every node writes every 10 s.
 
 mod gauge;
-pub(crate) mod growth;
+mod growth;
 mod plane;
 mod run;
 mod table;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use self::{plane::Plane, run::Run, table::Figures};
 use super::Machine;
@@ -18,6 +21,7 @@ use crate::{
     report::say,
 };
 
+pub use growth::{Growth, measure as measure_growth};
 pub use table::Fleet;
 
 /// The sizes that are measured where nobody says otherwise.
@@ -26,6 +30,9 @@ pub(super) const SIZES: [usize; 5] = [3, 100, 1000, 5000, 15_000];
 /// Nodes and reports of `--growth`.
 const GROWING: usize = 15_000;
 const REPORTS: u64 = 1_000_000;
+/// The same through an API server.
+const GROWING_PROCESS: usize = 1000;
+const REPORTS_TO_PROCESS: u64 = 50_000;
 
 /// What is measured, and for how long.
 #[derive(Clone, Debug)]
@@ -54,16 +61,20 @@ impl Extent {
 /// Measures with this operator, or with the checkout's.
 pub(super) fn bench(sizes: &[usize], operator: Option<&Path>) -> Result<Fleet> {
     let checkout = Checkout::current()?;
-    let operator = match operator {
-        Some(operator) => operator.to_owned(),
-        None => programs::build(&checkout, &Cache::of_user()?.build().join("bench"))?.operator,
-    };
-    measure(&checkout, &operator, &Extent::of(sizes))
+    measure(&checkout, &built(&checkout, operator)?, &Extent::of(sizes))
 }
 
-/// Measures whether the operator's memory grows.
-pub(super) fn bench_growth() -> Result<()> {
+fn built(checkout: &Checkout, operator: Option<&Path>) -> Result<PathBuf> {
+    let build = || Ok(programs::build(checkout, &Cache::of_user()?.build().join("bench"))?.operator);
+    operator.map_or_else(build, |operator| Ok(operator.to_owned()))
+}
+
+/// Measures whether the operator's memory grows: of its code with a million reports, of its process with some ten thousands.
+pub(super) fn bench_growth(operator: Option<&Path>) -> Result<()> {
+    let checkout = Checkout::current()?;
     print!("{}", growth::measure(GROWING, REPORTS)?);
+    let operator = built(&checkout, operator)?;
+    print!("{}", growth::measure_process(&checkout, &operator, GROWING_PROCESS, REPORTS_TO_PROCESS)?);
     Ok(())
 }
 
@@ -79,14 +90,25 @@ pub fn measure(checkout: &Checkout, operator: &Path, extent: &Extent) -> Result<
 }
 
 fn measure_size(checkout: &Checkout, operator: &Path, extent: &Extent, nodes: usize) -> Result<Figures> {
+    with_run(checkout, operator, extent, nodes, |run| run.carry_out())
+}
+
+/// Does something with a fleet, and takes it down however that ends.
+fn with_run<T: Send>(
+    checkout: &Checkout,
+    operator: &Path,
+    extent: &Extent,
+    nodes: usize,
+    work: impl FnOnce(Run<'_>) -> Result<T> + Send,
+) -> Result<T> {
     let plane = Plane::start(checkout, operator, nodes)?;
     // A thread of its own, which stays in the control plane's network namespace.
     let measured = std::thread::scope(|scope| {
-        scope.spawn(|| Run::start(&plane, extent, nodes)?.carry_out()).join().unwrap_or_else(|_| {
+        scope.spawn(|| work(Run::start(&plane, extent, nodes)?)).join().unwrap_or_else(|_| {
             Err(Error::Unclear { what: "the bench".into(), why: "its thread panicked".into() })
         })
     });
     let ended = plane.end();
-    let figures = measured?;
-    ended.map(|()| figures)
+    let measured = measured?;
+    ended.map(|()| measured)
 }

@@ -25,8 +25,6 @@ use crate::{
 /// The API server puts these into the token of an agent's pod; the admission policy reads them.
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 const NODE_UID: &str = "authentication.kubernetes.io/node-uid";
-/// In the naive design every node writes this often.
-const NAIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A node as its agent knows it.
 pub(super) struct Node {
@@ -47,10 +45,10 @@ pub(super) async fn start(crowd: Crowd, nodes: Vec<Node>, kernels: Vec<Memory>) 
     for (node, kernel) in nodes.into_iter().zip(kernels) {
         starts.tick().await;
         let config = impersonating(&config, &crowd.user, &node);
-        if crowd.naive {
+        if let Some(interval) = crowd.naive {
             // A client that keeps its connection: a new one for each write would be unfair.
             let client = Client::try_from(config).map_err(api("make a client"))?;
-            tokio::task::spawn_local(write_naively(client, node.name));
+            tokio::task::spawn_local(write_naively(client, node.name, interval));
         } else {
             let client = crds::client::client(&config).map_err(api("make a client"))?;
             let settings = Settings {
@@ -88,11 +86,11 @@ fn impersonating(config: &Config, user: &str, node: &Node) -> Config {
     config
 }
 
-/// The naive design: what is stored is written anew every 10 s, with other counts, whatever has happened.
-async fn write_naively(client: Client, node: String) -> Result<()> {
+/// The naive design: what is stored is written anew at an interval, whatever has happened.
+async fn write_naively(client: Client, node: String, interval: Duration) -> Result<()> {
     let api_ = Api::<TcpCloseNode>::all(client);
     let stored = api_.get(&node).await.map_err(api("read a TcpCloseNode"))?.status.unwrap_or_default();
-    let mut writes = tokio::time::interval(NAIVE_INTERVAL);
+    let mut writes = tokio::time::interval(interval);
     writes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         writes.tick().await;

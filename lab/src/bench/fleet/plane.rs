@@ -119,6 +119,7 @@ impl Plane {
     pub(super) fn start_operator(&self) -> Result<Process> {
         let mut command = process::daemon(&self.operator, self.cluster.name());
         command
+            .arg("run")
             .env("KUBECONFIG", self.operator_kubeconfig())
             .env("POD_NAMESPACE", NAMESPACE)
             .env("POD_NAME", "bench-fleet")
@@ -159,8 +160,8 @@ impl Plane {
         self.cluster.dir().join(format!("nodes-{crowd}"))
     }
 
-    /// Starts the processes that simulate agents, or writers of the naive design.
-    pub(super) fn start_agents(&self, naive: bool) -> Result<Vec<Agents>> {
+    /// Starts the processes that simulate agents, or writers of the naive design that each write so often.
+    pub(super) fn start_agents(&self, naive: Option<Duration>) -> Result<Vec<Agents>> {
         let servers = self.servers();
         let crowds = self.nodes.div_ceil(self.agents_per_process());
         let start = |at: usize| {

@@ -35,6 +35,8 @@ const VALUES: [i64; 3] = [30, 31, 32];
 const LOOK: Duration = Duration::from_millis(50);
 /// What has not happened by then, and a time that grows with the fleet, never does.
 const DEADLINE: Duration = Duration::from_mins(2);
+/// In the naive design every node writes this often.
+const NAIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two overflows: uneven, so that they meet every phase of an agent's sampling.
 const BETWEEN: Duration = Duration::from_millis(2300);
 
@@ -68,7 +70,7 @@ impl<'a> Run<'a> {
             inside.runtime.block_on(observe(&clients[0], probe))?;
         }
         let operator = plane.start_operator()?;
-        let agents = plane.start_agents(false)?;
+        let agents = plane.start_agents(None)?;
         let figures = Figures { nodes, servers: clients.len(), ..Figures::default() };
         let mut run = Self { plane, extent, nodes, inside, clients, operator, agents, figures };
         run.wait_for("every node is in force", |run| run.is_in_force())?;
@@ -191,7 +193,7 @@ impl<'a> Run<'a> {
     /// The same nodes in the naive design: each writes every 10 s.
     fn naive(&mut self) -> Result<()> {
         self.agents.clear();
-        self.agents = self.plane.start_agents(true)?;
+        self.agents = self.plane.start_agents(Some(NAIVE_INTERVAL))?;
         std::thread::sleep(starting(self.nodes) + self.extent.settling);
         let before = Reading::take(self.plane, &self.clients, None, &self.agents);
         let before = self.inside.runtime.block_on(before)?;
@@ -201,6 +203,24 @@ impl<'a> Run<'a> {
         say(format!("naive: {:?}", self.figures.naive));
         self.agents.clear();
         Ok(())
+    }
+
+    /// What the operator has written to memory, in bytes, after so many reports of writers that write often, `marks` times.
+    pub(super) fn grow(mut self, reports: u64, marks: u64) -> Result<Vec<(u64, u64)>> {
+        self.agents.clear();
+        self.agents = self.plane.start_agents(Some(NAIVE_INTERVAL / 4))?;
+        let base = self.inside.runtime.block_on(writes(&self.clients))?.reports;
+        let mut seen = Vec::new();
+        for mark in 1..=marks {
+            let wanted = reports * mark / marks;
+            self.wait_for("enough reports were written", |run| {
+                std::thread::sleep(LOOK * 10);
+                Ok(run.inside.runtime.block_on(writes(&run.clients))?.reports >= base + wanted)
+            })?;
+            seen.push((wanted, Memory::of(self.operator)?.anonymous));
+            say(format!("{wanted} reports"));
+        }
+        Ok(seen)
     }
 
     fn read(&self) -> Result<Reading> {
