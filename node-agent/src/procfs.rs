@@ -337,7 +337,6 @@ impl Procfs {
 }
 
 impl Held {
-
     /// What it says now. After an error it is opened anew.
     ///
     /// # Errors

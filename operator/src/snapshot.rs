@@ -51,8 +51,8 @@ impl Labels for NodeLabels {
     }
 }
 
-impl<'a> FromIterator<(&'a String, &'a String)> for NodeLabels {
-    fn from_iter<I: IntoIterator<Item = (&'a String, &'a String)>>(labels: I) -> Self {
+impl<'a> FromIterator<(&'a str, &'a str)> for NodeLabels {
+    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(labels: I) -> Self {
         let lines = labels.into_iter().map(|(key, value)| format!("{key}={value}\n"));
         Self(lines.collect::<String>().into())
     }
@@ -107,11 +107,20 @@ impl Node {
         &self.labels
     }
 
+    /// Gives it a label, or takes one away.
+    #[cfg(test)]
+    pub(crate) fn set_label(&mut self, key: &str, value: Option<&str>) {
+        let lines = self.labels.0.lines().filter_map(|line| line.split_once('='));
+        let kept = lines.filter(|(known, _)| *known != key).chain(value.map(|value| (key, value)));
+        self.labels = kept.collect();
+    }
+
     /// Drops what nothing here reads. What remains changes seldom, while the Node's version does with each heartbeat.
     pub fn strip(&mut self) {
         let ObjectMeta { name, uid, labels, .. } = std::mem::take(&mut self.metadata);
         self.metadata = ObjectMeta { name, uid, ..ObjectMeta::default() };
-        self.labels = labels.iter().flatten().collect();
+        let labels = labels.iter().flatten();
+        self.labels = labels.map(|(key, value)| (key.as_str(), value.as_str())).collect();
         self.status.conditions.retain(|condition| condition.type_ == "Ready");
         self.status.conditions.shrink_to_fit();
     }

@@ -71,11 +71,7 @@ impl<K: Resource> Writer<K> {
     }
 }
 
-fn put<K: Resource>(
-    objects: &mut BTreeMap<String, Arc<K>>,
-    object: K,
-    is_same: fn(&K, &K) -> bool,
-) -> bool {
+fn put<K: Resource>(objects: &mut BTreeMap<String, Arc<K>>, object: K, is_same: fn(&K, &K) -> bool) -> bool {
     let name = object.name_any();
     let is_known = objects.get(&name).is_some_and(|known| is_same(known, &object));
     if !is_known {
@@ -98,7 +94,7 @@ mod tests {
     fn node(name: &str, label: &str) -> Node {
         let mut node = Node::default();
         node.metadata.name = Some(name.into());
-        node.metadata.labels = Some([("pool".to_string(), label.to_string())].into());
+        node.set_label("pool", Some(label));
         node
     }
 

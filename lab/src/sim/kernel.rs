@@ -240,7 +240,13 @@ impl KernelFile for File {
 mod tests {
     use std::time::Duration;
 
-    use node_agent::{facts::Watcher, procfs::Procfs, sample::{Census, Sampler}, node::Moment, sentinel::Sentinel};
+    use node_agent::{
+        facts::Watcher,
+        node::Moment,
+        procfs::Procfs,
+        sample::{Census, Sampler},
+        sentinel::Sentinel,
+    };
     use tcp_close::order::Reading;
 
     use super::*;

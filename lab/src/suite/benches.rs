@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{Outcome, Suite, Test, ensure};
 use crate::bench::{
-    CrowdSize, Extent, FleetExtent, Phase, Scene, measure_agent, measure_count, measure_fleet, measure_footprint, measure_growth, measure_latency,
+    CrowdSize, Extent, FleetExtent, Phase, Scene, measure_agent, measure_count, measure_fleet,
+    measure_footprint, measure_growth, measure_latency,
 };
 
 pub(super) const LONG_TESTS: &[Test] = &[

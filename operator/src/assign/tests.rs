@@ -138,9 +138,7 @@ fn of_a_gone_node_only_what_differs_from_before_and_was_to_be_put_back_is_told()
 fn the_object_of_a_node_that_no_longer_runs_linux_is_wound_down() {
     let by_name = tuning("web", 30).with(|spec| spec.node_selector = selector("name", "n1"));
     let mut cluster = Cluster::settled(&["n1"], vec![by_name]);
-    cluster.edit_node("n1", |node| {
-        node.metadata.labels.get_or_insert_default().remove("kubernetes.io/os");
-    });
+    cluster.edit_node("n1", |node| node.set_label("kubernetes.io/os", None));
     let (patch, _) = only_patch(&cluster);
     assert_eq!(patch["spec"]["sysctls"][0]["action"], "Restore");
 }

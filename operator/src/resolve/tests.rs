@@ -255,9 +255,7 @@ fn orders_of_an_earlier_node_of_this_name_are_not_adopted() {
 fn a_node_that_runs_no_linux_gets_nothing() {
     let mut cluster =
         Cluster::new(&["n1"], vec![tuning("a", 10).with(|s| s.node_selector = selector("name", "n1"))]);
-    cluster.edit_node("n1", |node| {
-        node.metadata.labels.get_or_insert_default().insert("kubernetes.io/os".into(), "windows".into());
-    });
+    cluster.edit_node("n1", |node| node.set_label("kubernetes.io/os", Some("windows")));
     assert!(cluster.resolve().orders.is_empty());
 }
 

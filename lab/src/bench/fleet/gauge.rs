@@ -160,7 +160,8 @@ impl Reading {
         agents: &[Agents],
     ) -> Result<Self> {
         let writes = writes(clients).await?;
-        let sum = |processes: &mut dyn Iterator<Item = Process>| processes.map(cpu_time).sum::<Result<Duration>>();
+        let sum =
+            |processes: &mut dyn Iterator<Item = Process>| processes.map(cpu_time).sum::<Result<Duration>>();
         Ok(Self {
             at: Instant::now(),
             writes,

@@ -95,7 +95,12 @@ pub fn measure(nodes: usize, reports: u64) -> Result<Growth> {
 }
 
 /// The same through a real API server: what the operator's process holds.
-pub(super) fn measure_process(checkout: &Checkout, operator: &Path, nodes: usize, reports: u64) -> Result<Growth> {
+pub(super) fn measure_process(
+    checkout: &Checkout,
+    operator: &Path,
+    nodes: usize,
+    reports: u64,
+) -> Result<Growth> {
     let machine = Machine::look()?;
     let extent = Extent::of(&[nodes]);
     let marks = with_run(checkout, operator, &extent, nodes, |run| run.grow(reports, MARKS))?;
@@ -168,7 +173,8 @@ async fn feed(nodes: usize, reports: u64) -> Result<Growth> {
         () = taking => return Err(unclear("the caches have ended".into())),
     };
     let turn = index.spent / index.turns.max(1);
-    let report = all.saturating_sub(index.spent).as_secs_f64() / u32::try_from(reports).map_or(1.0, f64::from);
+    let report =
+        all.saturating_sub(index.spent).as_secs_f64() / u32::try_from(reports).map_or(1.0, f64::from);
     let report = Duration::from_secs_f64(report);
     Ok(Growth { nodes, marks, costs: Some([turn, report]), machine: machine.told()? })
 }
@@ -221,7 +227,10 @@ fn settled(nodes: usize) -> Result<String> {
     let mut object: TcpCloseNode = decoded(REPORT)?;
     for write in assign::plan(&snapshot, &resolve(&snapshot, &Contents::as_specified())) {
         if let assign::Write::Create { object: planned, .. } = write {
-            object.spec = TcpCloseNodeSpec { report_interval_seconds: assign::report_interval_seconds(nodes), ..planned.spec };
+            object.spec = TcpCloseNodeSpec {
+                report_interval_seconds: assign::report_interval_seconds(nodes),
+                ..planned.spec
+            };
         }
     }
     if let Some(status) = &mut object.status {

@@ -206,7 +206,8 @@ fn agent_user() -> String {
 fn node(index: usize) -> Result<Node> {
     let text = include_str!("node.json").replace("@INDEX@", &format!("{index:05}"));
     let node = serde_json::from_str::<Node>(&text);
-    let mut node = node.map_err(|error| Error::Unclear { what: "node.json".into(), why: error.to_string() })?;
+    let mut node =
+        node.map_err(|error| Error::Unclear { what: "node.json".into(), why: error.to_string() })?;
     // The API server's to give.
     (node.metadata.uid, node.metadata.resource_version) = (None, None);
     Ok(node)

@@ -107,7 +107,11 @@ impl<'a> Run<'a> {
         let before = self.read()?;
         std::thread::sleep(window);
         let usage = self.read()?.since(&before);
-        say(format!("{:.1} writes/s over {:.0} s: {usage:?}", usage.writes_per_second(), window.as_secs_f64()));
+        say(format!(
+            "{:.1} writes/s over {:.0} s: {usage:?}",
+            usage.writes_per_second(),
+            window.as_secs_f64()
+        ));
         Ok(usage)
     }
 
@@ -175,7 +179,9 @@ impl<'a> Run<'a> {
     fn restart_servers(&mut self) -> Result<()> {
         self.plane.restart_servers()?;
         let start = Instant::now();
-        self.wait_for("the API servers are ready", |run| run.inside.runtime.block_on(are_ready(&run.clients)))?;
+        self.wait_for("the API servers are ready", |run| {
+            run.inside.runtime.block_on(are_ready(&run.clients))
+        })?;
         self.figures.server_ready = start.elapsed();
         let mut edited = None;
         self.wait_for("the API server takes an edit", |run| {
