@@ -73,7 +73,7 @@ impl Pace<'_> {
         match urgency {
             Urgency::Now => true,
             Urgency::Counts | Urgency::Heartbeat if self.keeps_its_place(urgency) => {
-                since_written >= self.interval / HEARTBEAT_SKIPPED && self.has_come(lived, since_written)
+                self.has_come(lived, since_written)
             }
             Urgency::Soon | Urgency::Counts | Urgency::Heartbeat => since_written >= PAUSE,
         }
@@ -88,14 +88,15 @@ impl Pace<'_> {
         }
     }
 
-    /// Whether the node's place has come since the last write.
+    /// Whether the node's place has come since the last write, or rather since a little after it.
     fn has_come(self, lived: Duration, since_written: Duration) -> bool {
         let mut hasher = DefaultHasher::new();
         self.node.hash(&mut hasher);
         let interval = self.interval.as_millis().max(1);
         let place = u128::from(hasher.finish()) % interval;
         let round = |at: Duration| (at.as_millis() + place) / interval;
-        lived.checked_sub(since_written).is_none_or(|written| round(written) != round(lived))
+        let Some(since) = since_written.checked_sub(self.interval / HEARTBEAT_SKIPPED) else { return false };
+        lived.checked_sub(since).is_none_or(|written| round(written) != round(lived))
     }
 }
 
