@@ -90,6 +90,8 @@ pub fn measure(checkout: &Checkout, operator: &Path, extent: &Extent) -> Result<
 }
 
 fn measure_size(checkout: &Checkout, operator: &Path, extent: &Extent, nodes: usize) -> Result<Figures> {
+    // The path of the method would be for one lifetime.
+    #[allow(clippy::redundant_closure_for_method_calls)]
     with_run(checkout, operator, extent, nodes, |run| run.carry_out())
 }
 
