@@ -10,6 +10,7 @@ pub mod condition;
 pub mod definition;
 pub mod node;
 pub mod revision;
+pub mod shared;
 pub mod state;
 pub mod tuning;
 

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
+use crate::shared::Shared;
 use crate::tuning::{DriftPolicyName, RemovalPolicy, Safety, Sysctls};
 
 pub use pods::{PodCounts, Pods};
@@ -68,11 +69,11 @@ pub struct TcpCloseNodeSpec {
     /// What is to become of each sysctl. One without an entry is not touched.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub sysctls: Vec<SysctlEntry>,
+    pub sysctls: Shared<Vec<SysctlEntry>>,
     /// Tunings that only observe this node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    pub observe: Vec<ObservedTuning>,
+    pub observe: Shared<Vec<ObservedTuning>>,
 }
 
 /// The order for one sysctl.
@@ -273,7 +274,7 @@ pub struct SysctlStatus {
     /// How connections ended on the node just before an order last changed it. Kept until the next change; absent where the agent
     /// had not been running for ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rates_before: Option<Rates>,
+    pub rates_before: Option<Box<Rates>>,
     /// How often another program has changed it since the agent started, and was put right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drifts: Option<u32>,

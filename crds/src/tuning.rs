@@ -23,7 +23,7 @@ pub use rollout::{
     Canary, Gate, PERCENTAGE, Phase, Rollout, RolloutStatus, StableRevision, WhenInconclusive, is_percentage,
     share,
 };
-pub use selector::{NodeSelector, NodeSelectorRequirement, SelectorOperator};
+pub use selector::{Labels, NodeSelector, NodeSelectorRequirement, SelectorOperator};
 pub use status::{
     Coverage, NodeCounts, RateSums, RefusalSummary, SocketMaxima, SocketSums, TcpCloseTuningStatus, WorstNode,
 };

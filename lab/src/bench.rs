@@ -8,6 +8,7 @@ pub(crate) mod client;
 mod cost;
 pub(crate) mod count;
 mod crowd;
+pub(crate) mod fleet;
 mod floor;
 mod footprint;
 mod gate;
@@ -16,7 +17,13 @@ mod node_exporter;
 mod time_wait;
 mod tuned;
 
-use std::{ffi::OsString, os::unix::process::CommandExt, path::Path, process::Command, time::Duration};
+use std::{
+    ffi::OsString,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use clap::Subcommand;
 
@@ -33,6 +40,7 @@ use crate::{
 pub use agent::{Beside, Extent, Phase, Share, measure as measure_agent};
 pub use count::{Count, Life, Scene, measure as measure_count};
 pub use crowd::Size as CrowdSize;
+pub use fleet::{Extent as FleetExtent, Fleet, Growth, measure as measure_fleet, measure_growth};
 pub use footprint::{Footprint, measure as measure_footprint};
 pub use latency::{Latency, measure as measure_latency};
 
@@ -57,6 +65,18 @@ pub enum What {
         /// readings are not made at all.
         #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
+    },
+    /// What a fleet costs: simulated agents and the real operator on a real API server, beside the naive design.
+    Fleet {
+        /// How many nodes; may be given several times. By default 3, 100, 1,000, 5,000 and 15,000, which takes 25 minutes.
+        #[arg(long)]
+        nodes: Vec<usize>,
+        /// Instead: whether the operator's memory grows with a million reports, and with 50,000 through an API server.
+        #[arg(long)]
+        growth: bool,
+        /// An operator that is built already, in place of this checkout's.
+        #[arg(long)]
+        operator: Option<PathBuf>,
     },
     /// Counting closing sockets, beside ss, netstat, node_exporter and others; needs no cluster.
     Count {
@@ -98,6 +118,8 @@ pub fn bench(what: &What) -> Result<()> {
             let images = install_from_checkout(&cluster)?;
             print!("{}", agent::bench(&cluster, &images, Duration::from_secs(*seconds))?);
         }
+        What::Fleet { growth: true, operator, .. } => fleet::bench_growth(operator.as_deref())?,
+        What::Fleet { nodes, operator, .. } => print!("{}", fleet::bench(nodes, operator.as_deref())?),
         What::Count { rounds } => print!("{}", count::bench(*rounds)?),
         What::Gate { runs } => print!("{}", gate::bench(*runs)?),
     }

@@ -15,7 +15,7 @@ use crate::{
     install::install_from_checkout,
     network,
     prove::prove,
-    relay,
+    relay, sim,
     suite::{self, Tally},
     up::{self, up},
 };
@@ -115,6 +115,12 @@ enum Subject {
         /// What it looks like and what is measured, as JSON.
         play: String,
     },
+    /// Simulate agents, for `bench fleet`.
+    #[command(hide = true)]
+    Sim {
+        /// Which, as JSON.
+        crowd: String,
+    },
     /// Pass connections from the machine to the API server.
     #[command(hide = true)]
     Relay {
@@ -167,6 +173,7 @@ impl Arguments {
             Subject::Prove { write_docs, filter } => prove(&filter, write_docs),
             Subject::Fuzz { seconds, planted, filter } => fuzz(&filter, seconds, planted),
             Subject::Scene { play } => bench::count::play(&play),
+            Subject::Sim { crowd } => sim::simulate(&crowd),
             Subject::Relay { holder, port_file } => relay::serve(holder, &port_file),
         }
     }

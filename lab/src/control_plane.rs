@@ -55,7 +55,7 @@ impl Component {
         match self {
             Self::Etcd => etcd_arguments(&path(cluster.dir().join("etcd"))),
             Self::ApiServer => {
-                let mut arguments = api_server_arguments(&path(cluster.pki()));
+                let mut arguments = api_server_arguments(&path(cluster.pki()), network::API_PORT);
                 arguments.extend(audit_arguments(&path(cluster.audit_policy()), &path(cluster.audit_log())));
                 arguments
             }
@@ -86,11 +86,11 @@ fn etcd_arguments(data: &str) -> Vec<String> {
     ]
 }
 
-fn api_server_arguments(pki: &str) -> Vec<String> {
+fn api_server_arguments(pki: &str, port: u16) -> Vec<String> {
     vec![
         "--etcd-servers=http://127.0.0.1:2379".into(),
         format!("--advertise-address={}", network::GATEWAY),
-        format!("--secure-port={}", network::API_PORT),
+        format!("--secure-port={port}"),
         format!("--service-cluster-ip-range={}", network::SERVICES),
         "--authorization-mode=Node,RBAC".into(),
         "--enable-admission-plugins=NodeRestriction".into(),
@@ -148,6 +148,16 @@ impl Cluster {
         let mut command = process::daemon(self.program(component.name()), self.name());
         command.args(component.arguments(self)).current_dir(self.dir());
         command
+    }
+
+    /// Starts one more API server, on the same etcd and another port: where one alone would run out of descriptors.
+    pub(crate) fn start_another_api_server(&self, port: u16) -> Result<Process> {
+        let name = format!("{}-{port}", Component::ApiServer.name());
+        let mut command = process::daemon(self.program(Component::ApiServer.name()), self.name());
+        let arguments = api_server_arguments(&self.pki().display().to_string(), port);
+        command.args(arguments).current_dir(self.dir());
+        let log = self.dir().join("log").join(format!("{name}.log"));
+        self.net()?.run(|| self.records().start(&name, &mut command, &log))?
     }
 
     /// Ends a process of the control plane in order (SIGTERM).

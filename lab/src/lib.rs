@@ -30,6 +30,7 @@ mod proxy;
 mod relay;
 mod report;
 mod shared_build;
+mod sim;
 pub mod sockets;
 mod stale;
 pub mod suite;

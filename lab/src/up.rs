@@ -38,7 +38,7 @@ pub fn up(nodes: u8) -> Result<Cluster> {
     preflight()?;
     clear::clear(&checkout)?;
     let cluster = Cluster::new(checkout, nodes)?;
-    if let Err(missing) = provide(&cluster) {
+    if let Err(missing) = provide(&cluster, cluster.checkout()) {
         // Nothing has started yet: nothing to look at either.
         clear::clear(cluster.checkout())?;
         return Err(missing);
@@ -76,9 +76,9 @@ fn preflight() -> Result<()> {
 }
 
 /// The programs, linked into the lab's folder.
-fn provide(cluster: &Cluster) -> Result<()> {
+fn provide(cluster: &Cluster, sources: &Checkout) -> Result<()> {
     let programs = cluster.dir().join("bin");
-    pieces::provide(cluster.checkout(), cluster.cache(), &programs)?;
+    pieces::provide(sources, cluster.cache(), &programs)?;
     let debian = debian::provide(cluster.cache())?;
     for (name, program) in [
         ("runc", &debian.runc),
@@ -101,21 +101,37 @@ fn provide(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn start(cluster: &Cluster) -> Result<()> {
-    let pause = images::pause(cluster)?;
+/// Brings up etcd and an API server in a lab of their own, without nodes and without controllers, in place of what was there.
+pub(crate) fn api_server(programs: &Checkout, lab: Checkout) -> Result<(Cluster, Authority)> {
+    preflight()?;
+    clear::clear(&lab)?;
+    let cluster = Cluster::new(lab, 0)?;
+    provide(&cluster, programs)?;
+    let authority = start_api_server(&cluster)?;
+    cluster.wait_for_api_server()?;
+    Ok((cluster, authority))
+}
+
+fn start_api_server(cluster: &Cluster) -> Result<Authority> {
     cluster.start_network()?;
     cluster.start(Component::Etcd)?;
     let authority = certificates(cluster)?;
     cluster.start(Component::ApiServer)?;
+    let port = relay::start(cluster)?;
+    let admin = Subject { name: "kubernetes-admin", group: Some("system:masters"), serves: &[] };
+    authority.kubeconfig(&cluster.kubeconfig(), &format!("https://127.0.0.1:{port}"), &admin)?;
+    Ok(authority)
+}
+
+fn start(cluster: &Cluster) -> Result<()> {
+    let pause = images::pause(cluster)?;
+    let authority = start_api_server(cluster)?;
     // Nodes start beside the control plane; their kubelets wait for it.
     for node in cluster.nodes() {
         node.prepare(&authority)?;
         node.start(cluster)?;
     }
     say(format!("started the control plane and the nodes ({})", cluster.nodes().len()));
-    let port = relay::start(cluster)?;
-    let admin = Subject { name: "kubernetes-admin", group: Some("system:masters"), serves: &[] };
-    authority.kubeconfig(&cluster.kubeconfig(), &format!("https://127.0.0.1:{port}"), &admin)?;
     cluster.wait_for_api_server()?;
     say("the API server is ready");
     cluster.start(Component::ControllerManager)?;

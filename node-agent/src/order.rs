@@ -59,7 +59,7 @@ impl Order {
             report_interval_seconds: spec.report_interval_seconds,
             entries,
             set_aside,
-            observe: spec.observe.clone(),
+            observe: spec.observe.to_vec(),
         }
     }
 

@@ -1,14 +1,20 @@
 //! The kernel's files, but for those of other network namespaces. Every one of them is opened here, below two folders that
 //! are values, so that tests and containers bring their own.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::fs::FileExt;
+mod kernel;
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tcp_close::Sysctl;
 use tcp_close::kernel::KernelVersion;
 use tcp_close::order::Reading;
+
+use crate::sock_diag::SockDiag;
+
+pub use kernel::{Kernel, KernelFile, Running};
 
 /// No file that is read here is longer; what is longer is not what we think it is.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -90,13 +96,14 @@ fn explain(error: &io::Error) -> String {
 pub struct Procfs {
     root: PathBuf,
     sysctls: PathBuf,
+    kernel: Arc<dyn Kernel>,
 }
 
 /// A sysctl's file, open for writing. Opening changes nothing, and shows whether writing will be allowed.
 #[derive(Debug)]
 pub struct Writable {
     path: PathBuf,
-    file: File,
+    file: Box<dyn KernelFile>,
 }
 
 /// A file about the agent's own network namespace that is read time and again, and stays open for it. Never one of a pod's: an
@@ -104,7 +111,8 @@ pub struct Writable {
 #[derive(Debug)]
 pub struct Held {
     path: PathBuf,
-    file: Option<File>,
+    kernel: Arc<dyn Kernel>,
+    file: Option<Box<dyn KernelFile>>,
     buffer: Vec<u8>,
 }
 
@@ -113,7 +121,12 @@ impl Procfs {
     pub fn new(root: impl Into<PathBuf>, sysctls: Option<PathBuf>) -> Self {
         let root = root.into();
         let sysctls = sysctls.unwrap_or_else(|| root.join("sys/net"));
-        Self { root, sysctls }
+        Self { root, sysctls, kernel: Arc::new(Running) }
+    }
+
+    /// `/proc` of this kernel.
+    pub fn of(kernel: Arc<dyn Kernel>) -> Self {
+        Self { kernel, ..Self::new("/proc", None) }
     }
 
     fn path(&self, sysctl: Sysctl) -> PathBuf {
@@ -137,7 +150,20 @@ impl Procfs {
 
     /// The file of every sysctl that this kernel has.
     pub fn sysctl_files(&self) -> impl Iterator<Item = PathBuf> {
-        Sysctl::ALL.into_iter().map(|sysctl| self.path(sysctl)).filter(|path| path.exists())
+        Sysctl::ALL.into_iter().map(|sysctl| self.path(sysctl)).filter(|path| self.kernel.has(path))
+    }
+
+    /// Whether a file or folder is a procfs's.
+    ///
+    /// # Errors
+    /// Where it cannot be looked at.
+    pub fn is_procfs(&self, path: &Path) -> io::Result<bool> {
+        self.kernel.is_procfs(path)
+    }
+
+    /// What dumps the sockets of the agent's own network namespace.
+    pub fn sock_diag(&self) -> SockDiag {
+        self.kernel.sock_diag()
     }
 
     /// What the kernel holds.
@@ -155,7 +181,7 @@ impl Procfs {
 
     /// A sysctl, to be read often.
     pub fn hold_sysctl(&self, sysctl: Sysctl) -> Held {
-        Held::new(self.path(sysctl))
+        self.hold(self.path(sysctl))
     }
 
     /// Opens a sysctl for writing.
@@ -164,7 +190,7 @@ impl Procfs {
     /// Where the kernel does not allow it: read-only mount, no permission, no such file.
     pub fn open_for_writing(&self, sysctl: Sysctl) -> Result<Writable, Error> {
         let path = self.path(sysctl);
-        match OpenOptions::new().write(true).open(&path) {
+        match self.kernel.open_for_writing(&path) {
             Ok(file) => Ok(Writable { path, file }),
             Err(source) => Err(Error::Open { path, source }),
         }
@@ -172,7 +198,7 @@ impl Procfs {
 
     /// Whether this network namespace is the first of its machine: only there the kernel shows machine-wide sysctls.
     pub fn in_first_namespace(&self) -> bool {
-        self.path(Sysctl::MaxOrphans).exists()
+        self.kernel.has(&self.path(Sysctl::MaxOrphans))
     }
 
     /// The kernel's release, as `uname -r` prints it.
@@ -180,7 +206,7 @@ impl Procfs {
     /// # Errors
     /// Where it cannot be read.
     pub fn kernel_release(&self) -> Result<String, Error> {
-        Ok(read(&self.root.join("sys/kernel/osrelease"))?.trim().to_string())
+        Ok(self.read(&self.root.join("sys/kernel/osrelease"))?.trim().to_string())
     }
 
     /// The kernel's version, where its release can be read and is one.
@@ -193,7 +219,7 @@ impl Procfs {
     /// # Errors
     /// Where it cannot be read.
     pub fn boot_id(&self) -> Result<String, Error> {
-        Ok(read(&self.root.join("sys/kernel/random/boot_id"))?.trim().to_string())
+        Ok(self.read(&self.root.join("sys/kernel/random/boot_id"))?.trim().to_string())
     }
 
     /// When process 1 of this procfs started, in ticks since boot, and the inode of the namespace's sockstat: what names a
@@ -204,7 +230,7 @@ impl Procfs {
     pub fn namespace_without_cookie(&self) -> Result<String, Error> {
         use std::os::unix::fs::MetadataExt;
         let path = self.root.join("1/stat");
-        let text = read(&path)?;
+        let text = self.read(&path)?;
         let started = start_time(&text).ok_or_else(|| content(path, &text, "a process's state"))?;
         let sockstat = self.root.join("self/net/sockstat");
         let inode = fs::metadata(&sockstat).map_err(|source| Error::Read { path: sockstat, source })?.ino();
@@ -216,7 +242,7 @@ impl Procfs {
     /// # Errors
     /// Where it cannot be read.
     pub fn netstat(&self) -> Result<String, Error> {
-        read(&self.root.join("self/net/netstat"))
+        self.read(&self.root.join("self/net/netstat"))
     }
 
     /// `net/snmp` of the agent's own network namespace.
@@ -224,22 +250,22 @@ impl Procfs {
     /// # Errors
     /// Where it cannot be read.
     pub fn snmp(&self) -> Result<String, Error> {
-        read(&self.root.join("self/net/snmp"))
+        self.read(&self.root.join("self/net/snmp"))
     }
 
     /// `net/sockstat` of the agent's own network namespace, to be read often.
     pub fn hold_sockstat(&self) -> Held {
-        Held::new(self.root.join("self/net/sockstat"))
+        self.hold(self.root.join("self/net/sockstat"))
     }
 
     /// `net/netstat` of the agent's own network namespace, to be read often.
     pub fn hold_netstat(&self) -> Held {
-        Held::new(self.root.join("self/net/netstat"))
+        self.hold(self.root.join("self/net/netstat"))
     }
 
     /// `net/snmp` of the agent's own network namespace, to be read often.
     pub fn hold_snmp(&self) -> Held {
-        Held::new(self.root.join("self/net/snmp"))
+        self.hold(self.root.join("self/net/snmp"))
     }
 
     /// `nf_conntrack_count` and `nf_conntrack_max` of the agent's own network namespace.
@@ -249,7 +275,7 @@ impl Procfs {
     pub fn conntrack_use(&self) -> Result<(u64, u64), Error> {
         let number = |name| {
             let path = self.sysctls.join("netfilter").join(name);
-            let text = read(&path)?;
+            let text = self.read(&path)?;
             text.trim().parse().map_err(|_| content(path, &text, "a decimal number"))
         };
         Ok((number("nf_conntrack_count")?, number("nf_conntrack_max")?))
@@ -260,7 +286,7 @@ impl Procfs {
     /// # Errors
     /// Where it cannot be read, as where the process has ended.
     pub fn program(&self, pid: u32) -> Result<String, Error> {
-        Ok(read(&self.root.join(format!("{pid}/comm")))?.trim_end().to_string())
+        Ok(self.read(&self.root.join(format!("{pid}/comm")))?.trim_end().to_string())
     }
 
     /// The machine's memory.
@@ -268,7 +294,7 @@ impl Procfs {
     /// # Errors
     /// Where it cannot be read.
     pub fn meminfo(&self) -> Result<String, Error> {
-        read(&self.root.join("meminfo"))
+        self.read(&self.root.join("meminfo"))
     }
 
     /// A sysctl beside those of the catalogue that a rule looks at; the name is one of this program's own. It is only read.
@@ -276,7 +302,7 @@ impl Procfs {
     /// # Errors
     /// Where it cannot be read.
     pub fn tcp_setting(&self, name: &'static str) -> Result<String, Error> {
-        read(&self.sysctls.join("ipv4").join(name))
+        self.read(&self.sysctls.join("ipv4").join(name))
     }
 
     /// The mounts that the agent sees.
@@ -284,7 +310,7 @@ impl Procfs {
     /// # Errors
     /// Where they cannot be read.
     pub fn mountinfo(&self) -> Result<String, Error> {
-        read_at_most(&self.root.join("self/mountinfo"), MOUNTINFO_BYTES_MAX)
+        self.read_at_most(&self.root.join("self/mountinfo"), MOUNTINFO_BYTES_MAX)
     }
 
     /// At most so many lines of the connection tracker's table.
@@ -296,13 +322,21 @@ impl Procfs {
         let lines = File::open(&path).and_then(|file| BufReader::new(file).lines().take(lines_max).collect());
         lines.map_err(|source| Error::Read { path, source })
     }
+
+    fn hold(&self, path: PathBuf) -> Held {
+        Held { path, kernel: Arc::clone(&self.kernel), file: None, buffer: Vec::new() }
+    }
+
+    fn read(&self, path: &Path) -> Result<String, Error> {
+        self.read_at_most(path, FILE_BYTES_MAX)
+    }
+
+    fn read_at_most(&self, path: &Path, bytes: u64) -> Result<String, Error> {
+        self.kernel.read(path, bytes).map_err(|source| Error::Read { path: path.into(), source })
+    }
 }
 
 impl Held {
-    fn new(path: PathBuf) -> Self {
-        Self { path, file: None, buffer: Vec::new() }
-    }
-
     /// What it says now. After an error it is opened anew.
     ///
     /// # Errors
@@ -346,14 +380,14 @@ impl Held {
     fn fill(&mut self) -> io::Result<usize> {
         let file = match self.file.take() {
             Some(file) => file,
-            None => File::open(&self.path)?,
+            None => self.kernel.open(&self.path)?,
         };
         let file = self.file.insert(file);
         if self.buffer.is_empty() {
             self.buffer.resize(READ_BYTES, 0);
         }
         loop {
-            let length = file.read_at(&mut self.buffer, 0)?;
+            let length = file.read(&mut self.buffer)?;
             if length < self.buffer.len() {
                 return Ok(length);
             }
@@ -374,7 +408,7 @@ impl Writable {
     pub fn write(&self, value: i64) -> Result<(), Error> {
         // At offset 0 also the second time: the kernel ignores a number that is written anywhere else, without an error.
         let line = format!("{value}\n");
-        self.file.write_all_at(line.as_bytes(), 0).map_err(|source| Error::Write {
+        self.file.write(line.as_bytes()).map_err(|source| Error::Write {
             path: self.path.clone(),
             value,
             source,
@@ -395,18 +429,6 @@ pub fn counter(text: &str, prefix: &str, name: &str) -> Option<u64> {
     let (names, numbers) = (lines.next()?, lines.next()?);
     let position = names.split(' ').position(|field| field == name)?;
     numbers.split(' ').nth(position)?.parse().ok()
-}
-
-fn read(path: &Path) -> Result<String, Error> {
-    read_at_most(path, FILE_BYTES_MAX)
-}
-
-fn read_at_most(path: &Path, bytes: u64) -> Result<String, Error> {
-    let mut text = String::with_capacity(READ_BYTES);
-    match File::open(path).and_then(|file| file.take(bytes).read_to_string(&mut text)) {
-        Ok(_) => Ok(text),
-        Err(source) => Err(Error::Read { path: path.into(), source }),
-    }
 }
 
 fn content(path: PathBuf, text: &str, expected: &'static str) -> Error {

@@ -19,7 +19,7 @@ use tcp_close::rule;
 use crate::node::{Finding, Obstacle, Turn};
 use crate::order::Order;
 use crate::sample::Census;
-pub use due::{Past, Urgency, is_due, urgency};
+pub use due::{Pace, Past, Urgency, urgency};
 
 /// The longest message that fits the schema.
 const MESSAGE_CHARS: usize = 512;
@@ -106,9 +106,11 @@ pub(crate) fn sysctl(
         before.map_or((None, None), |before| (before.changed_at.clone(), before.changed_by.clone()))
     };
     let rates_before = if finding.is_changed() {
-        census::rates_before(census)
+        census::rates_before(census).map(Box::new)
     } else {
-        before.filter(|before| !is_of_another_change(finding, before)).and_then(|before| before.rates_before)
+        before
+            .filter(|before| !is_of_another_change(finding, before))
+            .and_then(|before| before.rates_before.clone())
     };
     SysctlStatus {
         name: finding.name.clone(),
@@ -322,7 +324,7 @@ mod tests {
     }
 
     fn overflows_before(status: &TcpCloseNodeStatus) -> Option<u64> {
-        status.sysctls[0].rates_before?.overflows
+        status.sysctls[0].rates_before.as_ref()?.overflows
     }
 
     #[test]

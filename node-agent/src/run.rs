@@ -3,6 +3,7 @@
 //! What is in force stays while the API server is away; drift is put right against the last order that was read. No
 //! request is waited for: the kernel is looked after while the API server is slow.
 
+use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use crate::journal::OrderMark;
 use crate::node::{Moment, Node, Obstacle, Turn};
 use crate::order::Order;
 use crate::procfs::Procfs;
-use crate::report::{self, Past, Surroundings, Urgency};
+use crate::report::{self, Past, Surroundings};
 use crate::sample::{Census, PodOptions, Sampler};
 use crate::sentinel::Sentinel;
 use crate::textfile::Textfile;
@@ -55,6 +56,13 @@ pub struct Settings {
     pub report_peers: bool,
 }
 
+/// A turn whose status could wait, so that another one like it makes none for a while.
+struct Quiet {
+    turn: Turn,
+    overflows: bool,
+    until: Instant,
+}
+
 type Request = Pin<Box<dyn Future<Output = Answer>>>;
 
 enum Answer {
@@ -62,8 +70,10 @@ enum Answer {
     Read(Box<Result<Option<TcpCloseNode>, Error>>),
 }
 
-struct Agent {
+/// One agent in a cluster.
+pub struct Agent {
     settings: Settings,
+    started: Instant,
     api: Api<TcpCloseNode>,
     node: Node,
     order: Option<Order>,
@@ -84,8 +94,8 @@ struct Agent {
     retry: Duration,
     not_before: Instant,
     request: Option<Request>,
-    /// A turn whose status could wait, and until when another one like it makes none.
-    quiet: Option<(Turn, Instant)>,
+    /// A turn whose status could wait.
+    quiet: Option<Quiet>,
     told_obstacle: Option<String>,
     /// When somebody else has reported for this node.
     rival_reported: Option<Instant>,
@@ -97,19 +107,11 @@ struct Agent {
 /// Where signals or ticks of a timer cannot be received.
 pub async fn run(settings: Settings, client: Client) -> std::io::Result<()> {
     let mut terminate = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-    let mut news = pin!(cluster::watch(Api::all(client.clone()), &settings.node));
-    let turns = Ticks::every(TURN)?;
     let watchdog = Watchdog::start();
     let mut agent = Agent::new(settings, client);
-    loop {
-        tokio::select! {
-            () = any(&mut terminate) => break,
-            Some(news) = news.next() => agent.take(news),
-            answer = answered(&mut agent.request) => agent.take_answer(answer),
-            tick = turns.next() => tick?,
-        }
-        agent.turn(Moment::now());
-        watchdog.turned();
+    tokio::select! {
+        () = any(&mut terminate) => {}
+        ended = agent.live(|| watchdog.turned()) => match ended? {},
     }
     if let Some(textfile) = agent.textfile.take() {
         textfile.remove();
@@ -131,7 +133,8 @@ async fn answered(request: &mut Option<Request>) -> Answer {
 }
 
 impl Agent {
-    fn new(settings: Settings, client: Client) -> Self {
+    /// An agent that has not begun.
+    pub fn new(settings: Settings, client: Client) -> Self {
         let sentinel = Sentinel::Proves { node_address: settings.node_address };
         let node = Node::new(settings.procfs.clone(), settings.state_dir.clone(), sentinel);
         let surroundings = Surroundings {
@@ -142,6 +145,7 @@ impl Agent {
             report_peers: settings.report_peers,
         };
         Self {
+            started: Instant::now(),
             api: Api::all(client),
             sampler: Sampler::new(&settings.procfs, settings.pods.as_ref()),
             textfile: settings.textfile_directory.clone().map(Textfile::new),
@@ -161,6 +165,24 @@ impl Agent {
             quiet: None,
             told_obstacle: None,
             rival_reported: None,
+        }
+    }
+
+    /// Takes orders, turns and reports for ever; `turned` is told of each turn.
+    ///
+    /// # Errors
+    /// Where ticks of a timer cannot be received.
+    pub async fn live(&mut self, turned: impl Fn()) -> std::io::Result<Infallible> {
+        let mut news = pin!(cluster::watch(Api::all(self.api.clone().into_client()), &self.settings.node));
+        let turns = Ticks::every(TURN)?;
+        loop {
+            tokio::select! {
+                Some(news) = news.next() => self.take(news),
+                answer = answered(&mut self.request) => self.take_answer(answer),
+                tick = turns.next() => tick?,
+            }
+            self.turn(Moment::now());
+            turned();
         }
     }
 
@@ -243,7 +265,9 @@ impl Agent {
         if turn.has_changed_something() {
             self.sampler.note_change(&mut self.surroundings.census, moment);
         }
-        if self.quiet.as_ref().is_some_and(|(last, until)| now < *until && last.found_the_same_as(&turn)) {
+        let overflows = self.surroundings.census.overflows();
+        let is_like = |last: &Quiet| last.turn.found_the_same_as(&turn) && last.overflows == overflows;
+        if self.quiet.as_ref().is_some_and(|last| now < last.until && is_like(last)) {
             return;
         }
         self.quiet = None;
@@ -256,8 +280,8 @@ impl Agent {
             return;
         }
         if confirmed {
-            if self.report(status, now) == Urgency::Heartbeat && self.request.is_none() {
-                self.quiet = Some((turn, now + QUIET));
+            if self.report(status, now) && self.request.is_none() {
+                self.quiet = Some(Quiet { turn, overflows, until: now + QUIET });
             }
         } else {
             self.read_again();
@@ -291,19 +315,21 @@ impl Agent {
             Some(Box::pin(async move { Answer::Read(Box::new(cluster::read_again(&api, &node).await)) }));
     }
 
-    fn report(&mut self, status: TcpCloseNodeStatus, now: Instant) -> Urgency {
+    /// Writes the status if it is time. Returns whether it is one that can wait.
+    fn report(&mut self, status: TcpCloseNodeStatus, now: Instant) -> bool {
         let urgency = report::urgency(self.written.and(self.stored.as_ref()), self.past.earlier(), &status);
-        let Some(order) = &self.order else { return urgency };
+        let Some(order) = &self.order else { return false };
         let since = self.written.map_or(Duration::MAX, |written| now.duration_since(written));
         let interval = Duration::from_secs(order.report_interval_seconds.into());
-        if report::is_due(urgency, since, interval, &self.settings.node) {
+        let pace = report::Pace { interval, node: &self.settings.node };
+        if pace.is_due(urgency, now.saturating_duration_since(self.started), since) {
             let (api, node, uid) = (self.api.clone(), self.settings.node.clone(), order.mark.uid.clone());
             self.request = Some(Box::pin(async move {
                 let result = cluster::write_status(&api, &node, &uid, &status).await;
                 Answer::Written(result, Box::new(status))
             }));
         }
-        urgency
+        pace.keeps_its_place(urgency)
     }
 
     fn take_answer(&mut self, answer: Answer) {

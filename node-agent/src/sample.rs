@@ -61,6 +61,14 @@ pub struct Census {
     pub unattributed_orphans: Option<u64>,
 }
 
+impl Census {
+    /// Whether connections skip TIME_WAIT, or orphans are reset for lack of memory, in the node's own namespace.
+    pub fn overflows(&self) -> bool {
+        let happens = |rate: Option<u64>| rate.is_some_and(|rate| rate > 0);
+        self.rates.is_some_and(|rates| happens(rates.overflows) || happens(rates.aborts_on_memory))
+    }
+}
+
 /// `nf_conntrack_count` and `nf_conntrack_max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conntrack {
@@ -256,7 +264,8 @@ fn schedule(pods_interval: Option<Duration>) -> Schedule<Task> {
     };
     let own = [
         (Task::Sockstat, pace(10, 1, 1)),
-        (Task::Counters, pace(15, 5, 10)),
+        // An overflow is a tuning's news within 5 s, the way there included.
+        (Task::Counters, pace(25, 2, 5)),
         (Task::States, pace(60, 5, 120)),
         (Task::Ports, pace(20, 60, 600)),
     ];

@@ -9,9 +9,6 @@ use std::path::{Path, PathBuf};
 
 use crate::procfs::Procfs;
 
-/// `PROC_SUPER_MAGIC` of linux/magic.h.
-const PROC_SUPER_MAGIC: u64 = 0x9fa0;
-
 /// What is to be proven.
 #[derive(Clone, Debug)]
 pub enum Sentinel {
@@ -72,7 +69,7 @@ impl Sentinel {
     pub fn check(&self, procfs: &Procfs) -> Result<(), Doubt> {
         match self {
             Self::Proves { node_address } => {
-                is_procfs(procfs.sysctls())?;
+                is_procfs(procfs, procfs.sysctls())?;
                 let mounts = procfs.mountinfo().map_err(|error| Doubt::Unknown {
                     path: procfs.sysctls().into(),
                     why: error.to_string(),
@@ -81,7 +78,7 @@ impl Sentinel {
                 is_not_pinned(&procfs.folder(), &mounts)?;
                 // Another mount may lie over a single file.
                 for file in procfs.sysctl_files() {
-                    is_procfs(&file)?;
+                    is_procfs(procfs, &file)?;
                     is_not_pinned(&file, &mounts)?;
                 }
                 node_address.map_or(Ok(()), is_of_this_namespace)
@@ -92,11 +89,12 @@ impl Sentinel {
     }
 }
 
-fn is_procfs(path: &Path) -> Result<(), Doubt> {
-    let unknown = |why: String| Doubt::Unknown { path: path.into(), why };
-    let found = rustix::fs::statfs(path).map_err(|error| unknown(error.to_string()))?;
-    let magic = u64::try_from(found.f_type).map_err(|error| unknown(error.to_string()))?;
-    if magic == PROC_SUPER_MAGIC { Ok(()) } else { Err(Doubt::NotProcfs(path.into())) }
+fn is_procfs(procfs: &Procfs, path: &Path) -> Result<(), Doubt> {
+    match procfs.is_procfs(path) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Doubt::NotProcfs(path.into())),
+        Err(error) => Err(Doubt::Unknown { path: path.into(), why: error.to_string() }),
+    }
 }
 
 /// Only mounts of a procfs, its `sys`, or its `sys/net` follow the reader's namespace.

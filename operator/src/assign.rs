@@ -28,6 +28,8 @@ use crate::snapshot::{Node, OrderObject, Snapshot, Tuning};
 const CONCURRENT: usize = 16;
 /// A request that has no answer by then is given up; the next turn plans it anew.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Writes of one turn. The next one plans anew from what has happened meanwhile; an order for a large fleet takes a minute.
+pub const TURN_MAX: usize = 1000;
 /// For how long a write that was answered is taken for what the cache will show next.
 const SENT_FOR: Duration = Duration::from_secs(10);
 
@@ -56,8 +58,10 @@ pub enum Write {
         name: String,
         /// The uid of the object.
         uid: String,
-        /// The JSON merge patch; it carries the version that it was planned from.
-        patch: Value,
+        /// The version that it was planned from.
+        version: Option<String>,
+        /// The new order. As the JSON of a patch it would take ten times the memory, node by node.
+        spec: Box<TcpCloseNodeSpec>,
         /// Keys whose removal was acknowledged and whose entries this patch drops.
         done: Vec<Removed>,
     },
@@ -95,11 +99,12 @@ impl Write {
 /// A canary that a gate looks at reports this often, in however large a fleet: a soak is a minute.
 const WATCHED_INTERVAL_SECONDS: u32 = 20;
 
-/// How often a node reports when nothing happens, so that all of them together stay within 50 writes a second.
+/// How often a node reports when nothing happens, so that all of them together stay within 50 writes a second. Where it is
+/// 20 s, a node whose counts move may write every 5 s.
 pub fn report_interval_seconds(nodes: usize) -> u32 {
     match nodes {
-        0..=1_000 => 20,
-        1_001..=3_000 => 60,
+        0..=250 => 20,
+        251..=3_000 => 60,
         3_001..=6_000 => 120,
         _ => 300,
     }
@@ -144,7 +149,7 @@ fn plan_node(node: &Node, order: &NodeOrder, interval: u32, snapshot: &Snapshot)
             Some(Write::Create { object: Box::new(new_object(node, spec)), instead_of: stored.uid() })
         }
         Some(stored) if stored.spec == spec || snapshot.switch.freezes() => None,
-        Some(stored) => Some(patch(stored, &spec)),
+        Some(stored) => Some(patch(stored, spec)),
     }
 }
 
@@ -162,13 +167,24 @@ fn new_object(node: &Node, spec: TcpCloseNodeSpec) -> TcpCloseNode {
     object
 }
 
-fn patch(stored: &TcpCloseNode, spec: &TcpCloseNodeSpec) -> Write {
+fn patch(stored: &TcpCloseNode, spec: TcpCloseNodeSpec) -> Write {
     let done = stored.spec.sysctls.iter().filter(|entry| {
         !is_order(entry)
             && is_removed(stored, &entry.name)
             && spec.sysctls.iter().all(|wanted| wanted.name != entry.name)
     });
     let done = done.map(|entry| Removed { entry: entry.clone(), skipped: skipped(stored, &entry.name) });
+    Write::Patch {
+        name: stored.name_any(),
+        uid: stored.uid().unwrap_or_default(),
+        version: stored.metadata.resource_version.clone(),
+        done: done.collect(),
+        spec: Box::new(spec),
+    }
+}
+
+/// The JSON merge patch to an order, from this version of its object.
+fn merge_patch(version: Option<&str>, spec: &TcpCloseNodeSpec) -> Value {
     let mut fields = json!(spec);
     for list in ["sysctls", "observe"] {
         // In a merge patch what is absent stays, and null removes.
@@ -176,12 +192,7 @@ fn patch(stored: &TcpCloseNode, spec: &TcpCloseNodeSpec) -> Write {
             fields[list] = Value::Null;
         }
     }
-    Write::Patch {
-        name: stored.name_any(),
-        uid: stored.uid().unwrap_or_default(),
-        patch: json!({ "metadata": { "resourceVersion": stored.metadata.resource_version }, "spec": fields }),
-        done: done.collect(),
-    }
+    json!({ "metadata": { "resourceVersion": version }, "spec": fields })
 }
 
 /// What a node says of a key that it did not put back, because another program had changed it.
@@ -248,10 +259,7 @@ impl Sent {
     /// Remembers what is about to be sent: of a request without an answer nobody knows what became of it.
     pub fn note_tried(&mut self, writes: &[Write], now: Instant) {
         let patches = writes.iter().filter_map(|write| match write {
-            Write::Patch { name, patch, .. } => {
-                let version = patch["metadata"]["resourceVersion"].as_str()?;
-                Some((name.clone(), (version.into(), now)))
-            }
+            Write::Patch { name, version, .. } => Some((name.clone(), (version.clone()?, now))),
             Write::Create { .. } | Write::Delete { .. } => None,
         });
         self.tried.extend(patches);
@@ -334,7 +342,8 @@ async fn send(client: &Client, write: &Write) -> Result<Taken, Error> {
             let created = api.create(&PostParams::default(), object).await;
             taken(created, |error| Error::Create(error, name.into()))
         }
-        Write::Patch { name, patch, .. } => {
+        Write::Patch { name, version, spec, .. } => {
+            let patch = merge_patch(version.as_deref(), spec);
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
             let patched = api.patch(name, &params, &Patch::Merge(patch)).await;
             taken(patched, |error| Error::Order(error, name.clone()))

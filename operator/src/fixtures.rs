@@ -31,9 +31,8 @@ pub(crate) fn node(name: &str) -> Node {
     let mut node = Node::default();
     node.metadata.name = Some(name.into());
     node.metadata.uid = Some(format!("{name}-uid"));
-    let labels = [("kubernetes.io/os", "linux"), ("name", name)];
-    node.metadata.labels =
-        Some(labels.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect());
+    node.set_label("kubernetes.io/os", Some("linux"));
+    node.set_label("name", Some(name));
     let ready = NodeCondition { type_: "Ready".into(), status: "True".into(), ..NodeCondition::default() };
     node.status.conditions = vec![ready];
     node

@@ -119,15 +119,17 @@ impl Heard {
         self.report = report;
         self.report_changed = now;
         let drifts = status.map(drifts).unwrap_or_default();
-        let rose =
-            drifts.iter().filter(|(key, count)| self.drifts.get(*key).is_some_and(|before| before < count));
+        let before = |key| self.drifts.get(key).copied().unwrap_or_default();
+        let rose = drifts.iter().filter(|(key, count)| **count > before(*key));
         self.drifting = rose.map(|(key, _)| key.clone()).collect();
         self.drifts = drifts;
     }
 }
 
+/// The keys that another program has changed, and how often.
 fn drifts(status: &TcpCloseNodeStatus) -> BTreeMap<String, u32> {
-    status.sysctls.iter().map(|row| (row.name.clone(), row.drifts.unwrap_or_default())).collect()
+    let drifts = status.sysctls.iter().filter_map(|row| Some((row, row.drifts.filter(|count| *count > 0)?)));
+    drifts.map(|(row, count)| (row.name.clone(), count)).collect()
 }
 
 #[cfg(test)]

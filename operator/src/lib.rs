@@ -21,6 +21,7 @@ pub mod run;
 pub mod sanitize;
 pub mod serve;
 pub mod snapshot;
+pub mod store;
 pub mod summarise;
 pub mod switch;
 pub mod watch;

@@ -243,7 +243,7 @@ impl Limited {
     fn release(&mut self, snapshot: &Snapshot) {
         for (name, order) in &mut self.resolution.orders {
             let stored = snapshot.nodes.get(name).and_then(|node| snapshot.order_of(node));
-            order.entries = stored.map(release).unwrap_or_default();
+            order.entries = stored.map(release).unwrap_or_default().into();
         }
     }
 

@@ -23,7 +23,7 @@ use crate::summarise::SOCKETS;
 
 /// Counts of sockets alone are not written more often than this.
 const SOCKETS_ALONE: Duration = Duration::from_secs(30);
-/// Those that ride along, or that an overflow makes urgent, and counts of nodes do not change more often than this.
+/// Those that ride along, and counts of nodes, do not change more often than this.
 const COUNTS: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -47,6 +47,10 @@ pub fn next_write(
     if *stored == fresh {
         return None;
     }
+    // It cannot begin anew before its end has been written.
+    if overflow_begins(stored, &fresh) {
+        return Some(fresh);
+    }
     if outline(stored) != outline(&fresh) {
         let riding = is_over(ages.sockets, COUNTS);
         return Some(if riding { fresh } else { with_sockets_of(fresh, stored) });
@@ -54,8 +58,7 @@ pub fn next_write(
     if without_sockets(stored) != without_sockets(&fresh) {
         return is_over(ages.any, COUNTS).then_some(fresh);
     }
-    let min = if overflow_begins(stored, &fresh) { COUNTS } else { SOCKETS_ALONE };
-    is_over(ages.sockets, min).then_some(fresh)
+    is_over(ages.sockets, SOCKETS_ALONE).then_some(fresh)
 }
 
 /// Whether connections skip TIME_WAIT now that did not when the status was stored.

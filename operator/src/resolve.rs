@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use crds::TcpCloseNode;
 use crds::node::{EntryAction, ObservedTuning, SysctlEntry, TuningReference};
+use crds::shared::Shared;
 use crds::state::State;
 use crds::tuning::{Mode, RemovalPolicy, TcpCloseTuningSpec};
 use tcp_close::Sysctl;
@@ -36,9 +37,9 @@ pub struct Resolution {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeOrder {
     /// Sysctl by sysctl, in the order of the catalogue.
-    pub entries: Vec<SysctlEntry>,
+    pub entries: Shared<Vec<SysctlEntry>>,
     /// Tunings that only observe it, by name.
-    pub observe: Vec<ObservedTuning>,
+    pub observe: Shared<Vec<ObservedTuning>>,
     /// How every tuning that enforces something here fares.
     pub claims: Vec<Claim>,
 }
@@ -76,13 +77,21 @@ pub enum Standing {
 /// What is to be ordered on every node, where the tunings have these contents there.
 pub fn resolve(snapshot: &Snapshot, contents: &Contents) -> Resolution {
     let tunings = Ranked::new(&snapshot.tunings);
+    let mut last = NodeOrder::default();
     let orders = snapshot
         .nodes
         .iter()
         .filter(|(name, node)| node.is_linux() || snapshot.orders.contains_key(*name))
         // What an undecodable order holds is unknown: it stays as it is.
         .filter(|(name, _)| snapshot.orders.get(*name).is_none_or(|order| order.0.is_ok()))
-        .map(|(name, node)| (name.clone(), resolve_node(node, snapshot.order_of(node), &tunings, contents)))
+        .map(|(name, node)| {
+            let mut order = resolve_node(node, snapshot.order_of(node), &tunings, contents);
+            // What is new is the same on many nodes.
+            keep_one(&mut order.entries, &last.entries);
+            keep_one(&mut order.observe, &last.observe);
+            last.clone_from(&order);
+            (name.clone(), order)
+        })
         .collect();
     Resolution { orders }
 }
@@ -150,8 +159,19 @@ fn resolve_node(
     // A newer operator may have ordered what this one does not know: that is not this one's to take back.
     let unknown = prior.into_iter().flat_map(|prior| &prior.spec.sysctls);
     order.entries.extend(unknown.filter(|entry| Sysctl::from_name(&entry.name).is_none()).cloned());
-    order.observe = observe(prior, &observers, tunings);
+    order.observe = observe(prior, &observers, tunings).into();
+    if let Some(prior) = prior {
+        // What stays as it is, as it does on most nodes, is not held twice.
+        keep_one(&mut order.entries, &prior.spec.sysctls);
+        keep_one(&mut order.observe, &prior.spec.observe);
+    }
     order
+}
+
+fn keep_one<T: Clone + PartialEq>(fresh: &mut Shared<T>, known: &Shared<T>) {
+    if fresh == known {
+        fresh.clone_from(known);
+    }
 }
 
 /// How everybody who orders this sysctl here fares. The first of the highest priority wins, unless a frozen tuning holds it.

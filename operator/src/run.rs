@@ -125,7 +125,10 @@ async fn order(
         pace.wake = allowed.wake;
         events.tell_of_undoing(allowed.news);
         holding.send_replace(allowed.held);
-        let writes = sent.without_sent(assign::plan(&snapshot, &allowed.resolution), started);
+        let mut writes = sent.without_sent(assign::plan(&snapshot, &allowed.resolution), started);
+        writes.truncate(assign::TURN_MAX);
+        // Sending takes long, and needs none of it.
+        drop((snapshot, allowed.resolution));
         let computed = started.elapsed().saturating_sub(allowed.looked);
         pace.worked(computed);
         metrics.note_turn(Kind::Order, computed);
@@ -188,6 +191,7 @@ async fn status(
             &fleet(&snapshot, &resolution, &history, now.clock),
             &statuses,
         ));
+        drop(resolution);
         pace.worked(now.clock.elapsed());
         metrics.note_turn(Kind::Status, now.clock.elapsed());
         for (tuning, status) in statuses {

@@ -95,7 +95,7 @@ pub fn status(status: &mut TcpCloseNodeStatus) {
 
 fn sysctl(row: &mut SysctlStatus) {
     (row.remarks, row.changed_by) = (Vec::new(), None);
-    row.rates_before.iter_mut().for_each(rates);
+    row.rates_before.as_deref_mut().map(rates);
     row.rule = row.rule.as_deref().map(|rule| text(rule, RULE_MAX));
     for text in [Some(&mut row.name), Some(&mut row.state), row.tuning.as_mut(), row.message.as_mut()] {
         text.into_iter().for_each(in_place);

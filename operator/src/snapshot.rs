@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crds::tuning::{Mode, RolloutStatus, StableRevision};
+use crds::tuning::{Labels, Mode, RolloutStatus, StableRevision};
 use crds::{TcpCloseNode, TcpCloseTuning, TcpCloseTuningSpec, TcpCloseTuningStatus, revision};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -24,18 +24,45 @@ pub const RETRY_AT: &str = "tcpclose.dev/retry-at";
 const RETRY_AT_MAX: usize = 64;
 
 /// A Node, less everything that tuning does not look at: a real one has 10 to 20 KB.
-#[derive(Resource, Clone, Debug, Default, Deserialize)]
+#[derive(Resource, Clone, Debug, Default, PartialEq, Deserialize)]
 #[resource(inherit = "k8s_openapi::api::core::v1::Node")]
 pub struct Node {
-    /// Name, uid, labels.
+    /// Name and uid, once it is [stripped](Self::strip).
     pub metadata: ObjectMeta,
     /// Whether it is Ready.
     #[serde(default)]
     pub status: NodeStatus,
+    #[serde(skip)]
+    labels: NodeLabels,
+}
+
+/// The labels of a Node, in one text: a line `key=value` for each. As a map they would be half of what the operator keeps of a
+/// large fleet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeLabels(Box<str>);
+
+impl NodeLabels {
+    /// The value of a label.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+    }
+}
+
+impl Labels for NodeLabels {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.get(key)
+    }
+}
+
+impl<'a> FromIterator<(&'a str, &'a str)> for NodeLabels {
+    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(labels: I) -> Self {
+        let lines = labels.into_iter().map(|(key, value)| format!("{key}={value}\n"));
+        Self(lines.collect::<String>().into())
+    }
 }
 
 /// The part of a Node's status that tuning looks at.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct NodeStatus {
     /// Ready and its like.
     #[serde(default)]
@@ -43,7 +70,7 @@ pub struct NodeStatus {
 }
 
 /// One condition of a Node.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct NodeCondition {
     /// `Ready`
     #[serde(rename = "type", default)]
@@ -83,14 +110,29 @@ impl Node {
         self.metadata.uid.as_deref().unwrap_or_default()
     }
 
-    /// Drops what nothing here reads.
+    /// Its labels, once it is [stripped](Self::strip).
+    pub fn labels(&self) -> &NodeLabels {
+        &self.labels
+    }
+
+    /// Gives it a label, or takes one away.
+    #[cfg(test)]
+    pub(crate) fn set_label(&mut self, key: &str, value: Option<&str>) {
+        let lines = self.labels.0.lines().filter_map(|line| line.split_once('='));
+        let kept = lines.filter(|(known, _)| *known != key).chain(value.map(|value| (key, value)));
+        self.labels = kept.collect();
+    }
+
+    /// Drops what nothing here reads. What remains changes seldom, while the Node's version does with each heartbeat.
     pub fn strip(&mut self) {
-        self.metadata.managed_fields = None;
-        self.metadata.annotations = None;
-        self.metadata.owner_references = None;
+        let ObjectMeta { name, uid, labels, .. } = std::mem::take(&mut self.metadata);
+        self.metadata = ObjectMeta { name, uid, ..ObjectMeta::default() };
+        let labels = labels.iter().flatten();
+        self.labels = labels.map(|(key, value)| (key.as_str(), value.as_str())).collect();
         self.status
             .conditions
             .retain(|condition| ["Ready", node_condition::TYPE].contains(&&*condition.type_));
+        self.status.conditions.shrink_to_fit();
     }
 }
 

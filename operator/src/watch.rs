@@ -1,25 +1,26 @@
 //! Watch: what the API server holds, kept in memory. The only step that reads from the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt::Debug;
-use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crds::TcpCloseNode;
 use crds::client::backoff;
+use crds::node::{ObservedTuning, SysctlEntry};
+use crds::shared::Shared;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::core::DeserializeGuard;
-use kube::runtime::reflector::{self, Store};
+use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::runtime::{WatchStreamExt, reflector::store::Writer};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::sanitize;
 use crate::snapshot::{Node, OrderObject, RETRY_AT, Snapshot, Tuning, TuningObject};
+use crate::store::{Store, Writer};
 use crate::summarise::leaked;
 use crate::switch::{self, Switch};
 
@@ -38,11 +39,24 @@ pub struct Caches {
 impl Caches {
     /// Starts to watch. The future does it, for ever; it has to be polled.
     pub fn start(client: &Client, namespace: &str) -> (Self, impl Future<Output = ()> + use<>) {
+        // The operator may read no other ConfigMap.
+        let one = watcher::Config::default().fields(&format!("metadata.name={}", switch::NAME));
+        let control = events(Api::<ConfigMap>::namespaced(client.clone(), namespace), one);
+        Self::fed_by(all(client), all(client), all(client), control)
+    }
+
+    /// Caches that are fed by these events. The future takes them in; it has to be polled.
+    pub fn fed_by(
+        of_nodes: impl Stream<Item = watcher::Result<Event<Node>>>,
+        of_tunings: impl Stream<Item = watcher::Result<Event<TuningObject>>>,
+        of_orders: impl Stream<Item = watcher::Result<Event<OrderObject>>>,
+        of_control: impl Stream<Item = watcher::Result<Event<ConfigMap>>>,
+    ) -> (Self, impl Future<Output = ()>) {
         let (wake, changes) = watch::channel(0);
-        let (nodes, node_writer) = reflector::store();
-        let (tunings, tuning_writer) = reflector::store();
-        let (orders, order_writer) = reflector::store();
-        let (control, control_writer) = reflector::store();
+        let (nodes, node_writer) = Store::new();
+        let (tunings, tuning_writer) = Store::new();
+        let (orders, order_writer) = Store::new();
+        let (control, control_writer) = Store::new();
         let interrupted = Arc::<AtomicBool>::default();
         let caches = Self {
             nodes,
@@ -53,17 +67,19 @@ impl Caches {
             changes,
             interrupted: interrupted.clone(),
         };
-        let all = watcher::Config::default;
-        // The operator may read no other ConfigMap.
-        let one = all().fields(&format!("metadata.name={}", switch::NAME));
-        let maps = Api::<ConfigMap>::namespaced(client.clone(), namespace);
-        let client = client.clone();
         let watching = async move {
+            let of_nodes = of_nodes.modify(Node::strip);
+            let of_tunings = of_tunings.modify(strip_tuning);
+            let mut contents = Contents::default();
+            let of_orders = of_orders.modify(move |order| {
+                strip_order(order);
+                contents.share(order);
+            });
             tokio::join!(
-                reflect(Api::all(client.clone()), all(), node_writer, Node::strip, &wake, &interrupted),
-                reflect(Api::all(client.clone()), all(), tuning_writer, strip_tuning, &wake, &interrupted),
-                reflect(Api::all(client), all(), order_writer, strip_order, &wake, &interrupted),
-                reflect(maps, one, control_writer, |_| {}, &wake, &interrupted),
+                reflect(of_nodes, node_writer, Node::eq, &wake, &interrupted),
+                reflect(of_tunings, tuning_writer, is_same_version, &wake, &interrupted),
+                reflect(of_orders, order_writer, is_same_version, &wake, &interrupted),
+                reflect(of_control, control_writer, ConfigMap::eq, &wake, &interrupted),
             );
         };
         (caches, watching)
@@ -71,16 +87,10 @@ impl Caches {
 
     /// Returns when each kind has been listed once. Nothing may be decided before.
     pub async fn listed(&self) {
-        let all = async {
-            self.nodes.wait_until_ready().await?;
-            self.tunings.wait_until_ready().await?;
-            self.orders.wait_until_ready().await?;
-            self.control.wait_until_ready().await
-        };
-        if all.await.is_err() {
-            // The watches are gone: the process is ending.
-            std::future::pending::<()>().await;
-        }
+        self.nodes.listed().await;
+        self.tunings.listed().await;
+        self.orders.listed().await;
+        self.control.listed().await;
     }
 
     /// Changes whenever anything does.
@@ -95,33 +105,25 @@ impl Caches {
 
     /// Everything as it stands now.
     pub fn snapshot(&self) -> Snapshot {
-        let mut tunings: Vec<_> = self.tunings.state().iter().map(|object| Tuning::from(&**object)).collect();
-        tunings.sort_by(|one, other| one.name.cmp(&other.name));
+        let tunings = self.tunings.objects();
+        let tunings = tunings.values().map(|object| Tuning::from(&**object)).collect();
         Snapshot {
-            nodes: by_name(&self.nodes),
+            nodes: self.nodes.objects(),
             tunings,
-            orders: by_name(&self.orders),
+            orders: self.orders.objects(),
             switch: self.switch(),
         }
     }
 
     fn switch(&self) -> Switch {
         let mut switch = self.switch.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Switch::read(self.control.state().first().map(|map| &**map), &switch);
+        let now = Switch::read(self.control.objects().get(switch::NAME).map(|map| &**map), &switch);
         if *switch != now {
             tracing::warn!(state = now.label(), "the switch was turned");
             *switch = now;
         }
         switch.clone()
     }
-}
-
-fn by_name<K>(store: &Store<K>) -> BTreeMap<String, Arc<K>>
-where
-    K: Resource + Clone + 'static,
-    K::DynamicType: Eq + Hash + Clone,
-{
-    store.state().into_iter().map(|object| (object.name_any(), object)).collect()
 }
 
 fn strip<K: Resource>(object: &mut DeserializeGuard<K>) {
@@ -142,7 +144,13 @@ fn strip_tuning(object: &mut TuningObject) {
 /// Drops what nothing here reads, thirty pods' figures first, and makes harmless what an agent may have written.
 fn strip_order(object: &mut OrderObject) {
     strip(object);
+    object.meta_mut().owner_references = None;
     let Ok(TcpCloseNode { status: Some(status), .. }) = &mut object.0 else { return };
+    (status.life, status.agent_version) = (None, None);
+    for row in &mut status.sysctls {
+        (row.tuning, row.changed_by, row.remarks) = Default::default();
+    }
+    status.sysctls.shrink_to_fit();
     sanitize::status(status);
     if let Some(pods) = &mut status.pods {
         pods.most.retain(|pod| leaked(pod).is_some());
@@ -150,59 +158,99 @@ fn strip_order(object: &mut OrderObject) {
     }
 }
 
-async fn reflect<K>(
-    api: Api<K>,
-    config: watcher::Config,
-    writer: Writer<K>,
-    strip: fn(&mut K),
-    wake: &watch::Sender<u64>,
-    interrupted: &AtomicBool,
-) where
+/// What orders say, by revision: most nodes of a fleet have the same.
+#[derive(Default)]
+struct Contents(HashMap<String, Content>);
+
+type Content = (Shared<Vec<SysctlEntry>>, Shared<Vec<ObservedTuning>>);
+
+/// More than this are looked through for those that no order has any longer.
+const CONTENTS: usize = 256;
+
+impl Contents {
+    /// Has an order share what it says with others that say the same.
+    fn share(&mut self, order: &mut OrderObject) {
+        let Ok(TcpCloseNode { spec, .. }) = &mut order.0 else { return };
+        if self.0.len() >= CONTENTS && !self.0.contains_key(&spec.revision) {
+            self.0.retain(|_, (sysctls, observe)| !sysctls.is_alone() || !observe.is_alone());
+        }
+        let own = || (spec.sysctls.clone(), spec.observe.clone());
+        let known = self.0.entry(spec.revision.clone()).or_insert_with(own);
+        // The revision is what somebody wrote; two orders may bear it.
+        if (&known.0, &known.1) == (&spec.sysctls, &spec.observe) {
+            (spec.sysctls, spec.observe) = known.clone();
+        }
+    }
+}
+
+/// What the API server says of all objects of one kind, for ever.
+fn all<K>(client: &Client) -> impl Stream<Item = watcher::Result<Event<K>>> + use<K>
+where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
+    events(Api::all(client.clone()), watcher::Config::default())
+}
+
+fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher::Result<Event<K>>> + use<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    watcher(api, config).backoff(backoff())
+}
+
+fn is_same_version<K: Resource>(one: &K, other: &K) -> bool {
+    let version = |object: &K| (object.meta().uid.clone(), object.meta().resource_version.clone());
+    one.meta().resource_version.is_some() && version(one) == version(other)
+}
+
+async fn reflect<K: Resource<DynamicType = ()>>(
+    events: impl Stream<Item = watcher::Result<Event<K>>>,
+    mut writer: Writer<K>,
+    is_same: fn(&K, &K) -> bool,
+    wake: &watch::Sender<u64>,
+    interrupted: &AtomicBool,
+) {
     let kind = <K as Resource>::plural(&()).into_owned();
-    let events = watcher(api, config).backoff(backoff()).modify(strip);
-    let mut events = std::pin::pin!(log_first_errors(events.reflect(writer), kind, interrupted));
-    while let Some(wakes) = events.next().await {
-        if wakes {
+    let mut events = std::pin::pin!(without_errors(events, kind, interrupted));
+    while let Some(event) = events.next().await {
+        if writer.take(event, is_same) {
             wake.send_modify(|count| *count += 1);
         }
     }
 }
 
-/// Whether each event changes what is known. Errors are told once, until something succeeds again.
-fn log_first_errors<K>(
+/// The events alone. Errors are told once, until something succeeds again.
+fn without_errors<K>(
     events: impl Stream<Item = watcher::Result<Event<K>>>,
     kind: String,
     interrupted: &AtomicBool,
-) -> impl Stream<Item = bool> {
+) -> impl Stream<Item = Event<K>> {
     let mut told = false;
-    events.map(move |event| match event {
-        Ok(event) => {
-            if told {
-                tracing::info!("watch {kind}: works again");
+    events.filter_map(move |event| {
+        let event = match event {
+            Ok(event) => {
+                if told {
+                    tracing::info!("watch {kind}: works again");
+                }
+                told = false;
+                Some(event)
             }
-            told = false;
-            match event {
-                Event::Apply(_) | Event::Delete(_) | Event::InitDone => true,
-                Event::Init | Event::InitApply(_) => false,
+            Err(error) => {
+                interrupted.store(true, Ordering::Relaxed);
+                if !told {
+                    tracing::warn!("watch {kind}: {}; retrying", crate::chain(&error));
+                }
+                told = true;
+                None
             }
-        }
-        Err(error) => {
-            interrupted.store(true, Ordering::Relaxed);
-            if !told {
-                tracing::warn!("watch {kind}: {}; retrying", crate::chain(&error));
-            }
-            told = true;
-            false
-        }
+        };
+        std::future::ready(event)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use crds::node::{PodCounts, Pods, Ports, States};
-    use futures::FutureExt;
     use kube::runtime::watcher::Error;
 
     use super::*;
@@ -228,21 +276,22 @@ mod tests {
         assert!(status.sockets.is_some());
     }
 
-    #[test]
-    fn only_what_changes_what_is_known_wakes_the_loops() {
+    #[tokio::test]
+    async fn only_what_changes_what_is_known_wakes_the_loops() {
         let interrupted = AtomicBool::new(false);
-        let node = Node::default;
+        let (wake, mut woken) = watch::channel(0);
+        let (_, writer) = Store::new();
         let events = [
             Ok(Event::Init),
-            Ok(Event::InitApply(node())),
+            Ok(Event::InitApply(Node::default())),
             Ok(Event::InitDone),
             Err(Error::NoResourceVersion),
-            Ok(Event::Apply(node())),
-            Ok(Event::Delete(node())),
+            // A heartbeat of its kubelet.
+            Ok(Event::Apply(Node::default())),
+            Ok(Event::Delete(Node::default())),
         ];
-        let wakes = log_first_errors(futures::stream::iter(events), "nodes".into(), &interrupted);
-        let wakes = wakes.collect::<Vec<_>>().now_or_never().unwrap();
-        assert_eq!(wakes, [false, false, true, false, true, true]);
+        reflect(futures::stream::iter(events), writer, Node::eq, &wake, &interrupted).await;
+        assert_eq!(*woken.borrow_and_update(), 2, "the end of a list, and a Node that is gone");
         assert!(interrupted.into_inner());
     }
 }

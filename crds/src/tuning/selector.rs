@@ -62,10 +62,22 @@ impl NodeSelector {
     }
 
     /// Whether a node with these labels is selected. An empty selector, which no schema lets through, selects nothing.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub fn matches(&self, labels: &impl Labels) -> bool {
         !self.is_empty()
-            && self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+            && self.match_labels.iter().all(|(key, value)| labels.label(key) == Some(value.as_str()))
             && self.match_expressions.iter().all(|requirement| requirement.matches(labels))
+    }
+}
+
+/// The labels of an object, however they are kept.
+pub trait Labels {
+    /// The value of a label.
+    fn label(&self, key: &str) -> Option<&str>;
+}
+
+impl Labels for BTreeMap<String, String> {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.get(key).map(String::as_str)
     }
 }
 
@@ -79,11 +91,12 @@ impl NodeSelectorRequirement {
         needed != self.values.is_empty()
     }
 
-    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let label = labels.get(&self.key);
+    fn matches(&self, labels: &impl Labels) -> bool {
+        let label = labels.label(&self.key);
+        let is_among = |value: &str| self.values.iter().any(|known| known == value);
         match self.operator {
-            SelectorOperator::In => label.is_some_and(|value| self.values.contains(value)),
-            SelectorOperator::NotIn => label.is_none_or(|value| !self.values.contains(value)),
+            SelectorOperator::In => label.is_some_and(is_among),
+            SelectorOperator::NotIn => label.is_none_or(|value| !is_among(value)),
             SelectorOperator::Exists => label.is_some(),
             SelectorOperator::DoesNotExist => label.is_none(),
         }

@@ -32,19 +32,20 @@ impl Inside {
             .enable_all()
             .build()
             .map_err(Error::system("start a runtime"))?;
-        let client = runtime.block_on(client(cluster))?;
+        let client = runtime.block_on(client(cluster, &network::api_url()))?;
         Ok(Self { runtime, client })
     }
 }
 
-async fn client(cluster: &Cluster) -> Result<Client> {
+/// The cluster administrator's client of one of its API servers, for who is inside already.
+pub(crate) async fn client(cluster: &Cluster, server: &str) -> Result<Client> {
     let path = cluster.kubeconfig();
     let unclear = |why: String| Error::Unclear { what: path.display().to_string(), why };
     let saved = Kubeconfig::read_from(&path).map_err(|error| unclear(error.to_string()))?;
     let mut config = Config::from_custom_kubeconfig(saved, &KubeConfigOptions::default())
         .await
         .map_err(|error| unclear(error.to_string()))?;
-    config.cluster_url = network::api_url().parse().map_err(|_| unclear(network::api_url()))?;
+    config.cluster_url = server.parse().map_err(|_| unclear(server.to_owned()))?;
     crds::client::client(&config).map_err(api("make a client"))
 }
 

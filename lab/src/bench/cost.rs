@@ -95,7 +95,8 @@ fn failed(command: &Command, status: std::process::ExitStatus) -> Error {
     Error::Failed { command: shown(command), status: status.to_string(), output }
 }
 
-fn thread_time() -> Duration {
+/// CPU time of this thread.
+pub(crate) fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }

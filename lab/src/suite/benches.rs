@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use super::{Outcome, Suite, Test, ensure};
 use crate::bench::{
-    CrowdSize, Extent, Phase, Scene, measure_agent, measure_count, measure_footprint, measure_latency,
+    CrowdSize, Extent, FleetExtent, Phase, Scene, measure_agent, measure_count, measure_fleet,
+    measure_footprint, measure_growth, measure_latency,
 };
 
 pub(super) const LONG_TESTS: &[Test] = &[
     Test { name: "benches_run", run: benches_run },
     Test { name: "the_bench_of_counting_yields_every_figure", run: counting },
     Test { name: "the_bench_of_the_agent_yields_every_figure", run: agent },
+    Test { name: "the_bench_of_a_fleet_yields_every_figure", run: fleet },
+    Test { name: "the_operators_memory_does_not_grow_with_reports", run: growth },
 ];
 
 const CHANGES: u32 = 3;
@@ -74,4 +77,28 @@ fn agent(suite: &Suite) -> Outcome {
     ensure(life.namespaces == crowd.namespaces && life.last.anonymous > 0, || {
         format!("the sampler knows {} namespaces, not {}", life.namespaces, crowd.namespaces)
     })
+}
+
+fn fleet(suite: &Suite) -> Outcome {
+    let seconds = Duration::from_secs;
+    let (window, settling, naive) = (seconds(3), seconds(1), seconds(3));
+    let extent = FleetExtent { sizes: vec![3, 50], window, settling, overflows: 1, naive };
+    let fleet = measure_fleet(suite.cluster.checkout(), &suite.images.operator.program, &extent)?;
+    print!("{fleet}");
+    for size in &fleet.sizes {
+        let times = [size.start, size.edit, size.ready, size.operator_restart, size.server_restart];
+        let complete = times.iter().all(|time| *time > Duration::ZERO)
+            && size.storm.writes_per_second() > 0.0
+            && size.naive.reports_per_second() > 0.0
+            && size.status_bytes > 0
+            && size.operator_peak > 0;
+        ensure(complete, || format!("figures are missing: {fleet}"))?;
+    }
+    Ok(())
+}
+
+fn growth(_: &Suite) -> Outcome {
+    let growth = measure_growth(300, 20_000)?;
+    print!("{growth}");
+    ensure(growth.marks.len() == 10 && growth.grown() < 4 << 20, || format!("it grows: {growth}"))
 }

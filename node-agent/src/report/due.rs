@@ -13,8 +13,11 @@ use tcp_close::Sysctl;
 
 /// Statuses are written no more often than this, but for the first answer to an order.
 const PAUSE: Duration = Duration::from_secs(5);
-/// For counts alone a status is written no more often than so many times in a report interval.
-const COUNTS_PER_INTERVAL: u32 = 4;
+/// The interval of fleets so small that counts need not wait for the heartbeat. The operator gives it to 250 nodes at most: one
+/// write each in [`PAUSE`] is 50 in a second.
+const INTERVAL_OF_SMALL_FLEETS: Duration = Duration::from_secs(20);
+/// A heartbeat whose place comes this part of the interval after another write has nothing to add.
+const HEARTBEAT_SKIPPED: u32 = 10;
 /// A count is material when it has moved by a tenth, or by so many sockets, whichever is more.
 const MATERIAL_SOCKETS: u64 = 100;
 /// A count that is the same after this long, the interval at which sockets are counted, is at rest.
@@ -27,7 +30,7 @@ const THRESHOLDS: [u64; 2] = [80, 100];
 pub enum Urgency {
     /// Written when the interval is over.
     Heartbeat,
-    /// Counts have moved: written when the last write is a quarter of the interval ago.
+    /// Counts have moved: in a small fleet written when the last write is 5 s ago, in a large one with the heartbeat.
     Counts,
     /// A state has changed, or an overflow begun: written when the last write is 5 s ago.
     Soon,
@@ -54,20 +57,46 @@ pub fn urgency(
     if crossed || counts_moved(written, earlier, status) { Urgency::Counts } else { Urgency::Heartbeat }
 }
 
-/// Whether so much time has passed since the last write that a status of this urgency goes out.
-///
-/// Heartbeats of a fleet spread over the last tenth of the interval, each node at its own place.
-pub fn is_due(urgency: Urgency, since_written: Duration, interval: Duration, node: &str) -> bool {
-    match urgency {
-        Urgency::Now => true,
-        Urgency::Soon => since_written >= PAUSE,
-        Urgency::Counts => since_written >= PAUSE.max(interval / COUNTS_PER_INTERVAL),
-        Urgency::Heartbeat => {
-            let mut hasher = DefaultHasher::new();
-            node.hash(&mut hasher);
-            let early = interval / 10 * u32::try_from(hasher.finish() % 100).unwrap_or_default() / 100;
-            since_written >= interval.saturating_sub(early)
+/// When a status may be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace<'a> {
+    /// How often the node reports when nothing of note changes.
+    pub interval: Duration,
+    /// The node. Each has its own place in the interval, so that the writes of a fleet are spread evenly whatever had them
+    /// begin or report at once.
+    pub node: &'a str,
+}
+
+impl Pace<'_> {
+    /// Whether a status of this urgency goes out, so long after the agent's start and after its last write.
+    pub fn is_due(self, urgency: Urgency, lived: Duration, since_written: Duration) -> bool {
+        match urgency {
+            Urgency::Now => true,
+            Urgency::Counts | Urgency::Heartbeat if self.keeps_its_place(urgency) => {
+                self.has_come(lived, since_written)
+            }
+            Urgency::Soon | Urgency::Counts | Urgency::Heartbeat => since_written >= PAUSE,
         }
+    }
+
+    /// Whether a status of this urgency waits for the node's place in the interval.
+    pub fn keeps_its_place(self, urgency: Urgency) -> bool {
+        match urgency {
+            Urgency::Heartbeat => true,
+            Urgency::Counts => self.interval > INTERVAL_OF_SMALL_FLEETS,
+            Urgency::Soon | Urgency::Now => false,
+        }
+    }
+
+    /// Whether the node's place has come since the last write, or rather since a little after it.
+    fn has_come(self, lived: Duration, since_written: Duration) -> bool {
+        let mut hasher = DefaultHasher::new();
+        self.node.hash(&mut hasher);
+        let interval = self.interval.as_millis().max(1);
+        let place = u128::from(hasher.finish()) % interval;
+        let round = |at: Duration| (at.as_millis() + place) / interval;
+        let Some(since) = since_written.checked_sub(self.interval / HEARTBEAT_SKIPPED) else { return false };
+        lived.checked_sub(since).is_none_or(|written| round(written) != round(lived))
     }
 }
 

@@ -34,7 +34,7 @@ impl Own {
             netstat: procfs.hold_netstat(),
             counters: CounterReader::default(),
             watch: RateWatch::default(),
-            sock_diag: SockDiag::default(),
+            sock_diag: procfs.sock_diag(),
         }
     }
 

@@ -125,7 +125,8 @@ fn with_metadata(
         others.filter(|(name, _)| !asked(name)).map(|(name, node)| (name.clone(), node.clone())).collect();
     nodes.extend(found.into_iter().filter_map(|metadata| {
         let name = metadata.name.clone()?;
-        let mut node = Node { metadata, ..(**snapshot.nodes.get(&name)?).clone() };
+        let mut node = (**snapshot.nodes.get(&name)?).clone();
+        node.metadata = metadata;
         node.strip();
         Some((name, Arc::new(node)))
     }));
@@ -144,7 +145,7 @@ mod tests {
         found.labels.get_or_insert_default().insert("name".into(), "fresh".into());
         let nodes = with_metadata(&cluster.snapshot, |name| name != "n3", vec![found]);
         assert_eq!(nodes.keys().collect::<Vec<_>>(), ["n1", "n3"], "n2 is gone");
-        assert_eq!(nodes["n1"].metadata.labels.as_ref().unwrap()["name"], "fresh");
+        assert_eq!(nodes["n1"].labels().get("name"), Some("fresh"));
         assert!(nodes["n1"].is_ready(), "what else is known of it stays");
     }
 }

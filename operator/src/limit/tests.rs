@@ -47,9 +47,7 @@ impl Scene {
     }
 
     fn label(&mut self, node: &str, key: &str, value: &str) {
-        self.cluster.edit_node(node, |node| {
-            node.metadata.labels.get_or_insert_default().insert(key.into(), value.into());
-        });
+        self.cluster.edit_node(node, |node| node.set_label(key, Some(value)));
     }
 }
 

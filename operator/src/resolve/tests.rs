@@ -63,7 +63,7 @@ fn a_conflict_is_judged_anew_when_a_priority_or_a_label_changes() {
     cluster.edit_tuning("b", |b| b.priority(0).on("n1"));
     assert_eq!(b_fares(&cluster), Some(Standing::Conflict { with: "a-uid".into() }));
     cluster.edit_node("n1", |node| {
-        node.metadata.labels.get_or_insert_default().insert("name".into(), "other".into());
+        node.set_label("name", Some("other"));
     });
     assert_eq!(b_fares(&cluster), None);
     assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Set 10 by a"]);
@@ -294,9 +294,7 @@ fn orders_of_an_earlier_node_of_this_name_are_not_adopted() {
 fn a_node_that_runs_no_linux_gets_nothing() {
     let mut cluster =
         Cluster::new(&["n1"], vec![tuning("a", 10).with(|s| s.node_selector = selector("name", "n1"))]);
-    cluster.edit_node("n1", |node| {
-        node.metadata.labels.get_or_insert_default().insert("kubernetes.io/os".into(), "windows".into());
-    });
+    cluster.edit_node("n1", |node| node.set_label("kubernetes.io/os", Some("windows")));
     assert!(cluster.resolve().orders.is_empty());
 }
 

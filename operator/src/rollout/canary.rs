@@ -21,11 +21,7 @@ pub(super) fn canaries<'m, 'a>(
         return ordered;
     }
     let mut able: Vec<_> = able
-        .filter(|member| {
-            selector.is_none_or(|selector| {
-                member.node.metadata.labels.as_ref().is_some_and(|labels| selector.matches(labels))
-            })
-        })
+        .filter(|member| selector.is_none_or(|selector| selector.matches(member.node.labels())))
         .collect();
     able.sort_by_cached_key(|member| member.rank());
     let mut kernels: BTreeSet<_> = ordered.iter().map(|member| member.kernel()).collect();

@@ -91,8 +91,6 @@ impl Cluster {
     }
 
     fn label(&mut self, node: &str, name: &str, value: &str) {
-        self.edit_node(node, |node| {
-            node.metadata.labels.get_or_insert_default().insert(name.into(), value.into());
-        });
+        self.edit_node(node, |node| node.set_label(name, Some(value)));
     }
 }

@@ -248,8 +248,10 @@ fn what_becomes_known_or_unknown_is_reported_soon() {
 
 const INTERVAL: Duration = Duration::from_secs(20);
 
+/// Whether it is due so many seconds after a write, of an agent that has lived long.
 fn due(urgency: Urgency, seconds: u64, interval: Duration) -> bool {
-    is_due(urgency, Duration::from_secs(seconds), interval, "node-1")
+    let since = Duration::from_secs(seconds);
+    Pace { interval, node: "node-1" }.is_due(urgency, Duration::from_secs(1000) + since, since)
 }
 
 #[test]
@@ -261,21 +263,53 @@ fn an_answer_goes_out_at_once_and_a_changed_state_after_a_pause() {
 }
 
 #[test]
-fn counts_alone_are_written_at_most_four_times_in_an_interval() {
+fn counts_are_written_soon_in_a_small_fleet_and_with_the_heartbeat_in_a_large_one() {
     assert_eq!((due(Urgency::Counts, 4, INTERVAL), due(Urgency::Counts, 5, INTERVAL)), (false, true));
-    let long = Duration::from_secs(300);
-    assert_eq!((due(Urgency::Counts, 74, long), due(Urgency::Counts, 75, long)), (false, true));
+    for seconds in 0..600 {
+        let large = |urgency| due(urgency, seconds, Duration::from_secs(60));
+        assert_eq!(large(Urgency::Counts), large(Urgency::Heartbeat), "after {seconds} s");
+    }
+}
+
+/// How many of so many nodes write in each second, all of which have begun at once and always have news of this urgency.
+fn writes(nodes: usize, interval: u64, urgency: Urgency) -> Vec<usize> {
+    let names: Vec<_> = (0..nodes).map(|node| format!("node-{node}")).collect();
+    let mut written = vec![Duration::ZERO; nodes];
+    let seconds = (1..=2 * interval).map(Duration::from_secs);
+    let write = |now: Duration| {
+        let due = names.iter().zip(&mut written).filter_map(|(node, written)| {
+            let pace = Pace { interval: Duration::from_secs(interval), node };
+            pace.is_due(urgency, now, now.saturating_sub(*written)).then(|| *written = now)
+        });
+        due.count()
+    };
+    seconds.map(write).collect()
 }
 
 #[test]
-fn heartbeats_of_a_fleet_are_spread_over_the_last_tenth_of_the_interval() {
-    let interval = Duration::from_secs(300);
-    let due = |seconds| {
-        let since = Duration::from_secs(seconds);
-        (0..100).filter(|node| is_due(Urgency::Heartbeat, since, interval, &format!("node-{node}"))).count()
-    };
-    assert_eq!((due(269), due(300)), (0, 100));
-    assert!((20..80).contains(&due(285)), "{}", due(285));
+fn a_fleet_that_begins_at_once_spreads_its_writes_whether_counts_move_or_not() {
+    for urgency in [Urgency::Counts, Urgency::Heartbeat] {
+        let writes = writes(3000, 60, urgency);
+        let most = writes.iter().max().copied().unwrap_or_default();
+        assert!(most <= 80, "{urgency:?}: {writes:?}");
+        assert_eq!(writes.iter().skip(60).sum::<usize>(), 3000, "{urgency:?}: {writes:?}");
+    }
+}
+
+#[test]
+fn no_node_is_silent_for_much_longer_than_an_interval() {
+    let interval = Duration::from_secs(60);
+    for node in 0..100 {
+        let pace = Pace { interval, node: &format!("node-{node}") };
+        for written in (0..60).map(|second| Duration::from_secs(1000 + second)) {
+            let is_due = |since: &u64| {
+                let since = Duration::from_secs(*since);
+                pace.is_due(Urgency::Heartbeat, written + since, since)
+            };
+            let first = (0..=120).find(is_due).unwrap();
+            assert!((6..=67).contains(&first), "{first} s");
+        }
+    }
 }
 
 #[test]

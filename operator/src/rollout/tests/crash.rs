@@ -65,8 +65,8 @@ impl Operator {
             let stored = self.cluster.snapshot.orders.get(write.node());
             let version =
                 stored.and_then(|order| order.0.as_ref().unwrap().metadata.resource_version.clone());
-            if let Write::Patch { patch, .. } = &write
-                && patch["metadata"]["resourceVersion"].as_str() != version.as_deref()
+            if let Write::Patch { version: planned, .. } = &write
+                && *planned != version
             {
                 continue;
             }

@@ -16,7 +16,7 @@ fn settled(nodes: &[&str]) -> Cluster {
 
 fn hold(cluster: &mut Cluster, node: &str) {
     cluster.edit_node(node, |node| {
-        node.metadata.labels.get_or_insert_default().insert(HOLD_LABEL.into(), String::new());
+        node.set_label(HOLD_LABEL, Some(""));
     });
 }
 
