@@ -103,8 +103,8 @@ pub struct TcpCloseTuningSpec {
     /// What becomes of a node that the tuning leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removal_policy: Option<RemovalPolicy>,
-    /// How many of its nodes may be refused or have failed while the tuning is Ready all the same: a number, or a percentage
-    /// of the nodes that match, rounded down. Absent means 0.
+    /// How many of its nodes may be refused or have failed while the tuning is Ready all the same: a number from 0 to
+    /// 1000000, or a percentage of the nodes that match, rounded down. Absent means 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "rollout::number_or_percentage")]
     pub max_failed_nodes: Option<IntOrString>,

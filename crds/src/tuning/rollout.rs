@@ -16,19 +16,19 @@ pub struct Rollout {
     /// The nodes that go first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
-    /// How many nodes may have been ordered the change and not yet have settled: a number, or a percentage of the nodes that are
-    /// reachable when it starts, rounded down and at least 1. Absent: all of up to 10 nodes, above that 10%.
+    /// How many nodes may have been ordered the change and not yet have settled: a number from 1 to 1000000, or a percentage of
+    /// the nodes that are reachable when it starts, rounded down and at least 1. Absent: all of up to 10 nodes, above that 10%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "number_from_1_or_percentage")]
     pub max_concurrent: Option<IntOrString>,
-    /// How long the canaries are watched before other nodes follow, in seconds; absent means 60.
+    /// How long the canaries are watched before other nodes follow, in seconds: 0 to 86400; absent means 60.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400))]
     pub soak_seconds: Option<u32>,
     /// Whether no further node takes the change. A restore, and a return to the stable revision, go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
-    /// After how many seconds without progress a rollout counts as stalled; absent means 600.
+    /// After how many seconds without progress a rollout counts as stalled: 10 to 604800; absent means 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 604_800))]
     pub progress_deadline_seconds: Option<u32>,
@@ -42,7 +42,7 @@ pub struct Rollout {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Canary {
-    /// How many; absent means 1.
+    /// How many: 1 to 10; absent means 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10))]
     pub nodes: Option<u32>,
@@ -59,7 +59,7 @@ pub struct Gate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_inconclusive: Option<WhenInconclusive>,
     /// How many connections the changed nodes must have had since the change, opened and accepted, before their figures say
-    /// something; absent means 1000.
+    /// something: 1 to 1000000000; absent means 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub min_connections: Option<u32>,
