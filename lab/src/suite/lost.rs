@@ -58,6 +58,12 @@ fn lost(suite: &Suite) -> Outcome {
 fn gone(suite: &Suite, node: &Node) -> Outcome {
     let uid = suite.get("tcpclosenode", &node.name)?["metadata"]["uid"].clone();
     deleted_at_once(suite, "clients")?;
+    poll_until("the node is asked to put it back", SOON, || {
+        let order = suite.get("tcpclosenode", &node.name)?["spec"]["sysctls"].clone();
+        let mut entries = order.as_array().into_iter().flatten();
+        let asked = entries.any(|entry| entry["name"] == REUSE && entry["action"] == "Restore");
+        Ok(Seen::when(asked, || order.to_string()))
+    })?;
     suite.cluster.kubectl(&["delete", "node", &node.name, "--timeout=20s"])?;
     poll_until("its TcpCloseNode is gone", BACK, || {
         let names = suite.cluster.kubectl(&["get", "tcpclosenodes", "--output", "name"])?;
