@@ -81,7 +81,8 @@ fn agent(suite: &Suite) -> Outcome {
 
 fn fleet(suite: &Suite) -> Outcome {
     let seconds = Duration::from_secs;
-    let (window, settling, naive) = (seconds(3), seconds(1), seconds(3));
+    // The naive nodes write every 10 s.
+    let (window, settling, naive) = (seconds(3), seconds(1), seconds(11));
     let extent = FleetExtent { sizes: vec![3, 50], window, settling, overflows: 1, naive };
     let fleet = measure_fleet(suite.cluster.checkout(), &suite.images.operator.program, &extent)?;
     print!("{fleet}");
