@@ -99,7 +99,7 @@ fn fleet(suite: &Suite) -> Outcome {
 }
 
 fn growth(_: &Suite) -> Outcome {
-    let growth = measure_growth(300, 20_000)?;
+    let growth = measure_growth(100, 10_000)?;
     print!("{growth}");
     ensure(growth.marks.len() == 10 && growth.grown() < 4 << 20, || format!("it grows: {growth}"))
 }
