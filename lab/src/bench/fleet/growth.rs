@@ -144,8 +144,8 @@ async fn feed(nodes: usize, reports: u64) -> Result<Growth> {
     let (of_nodes, node_events) = Feed::<Node>::new();
     let (of_tunings, tuning_events) = Feed::<TuningObject>::new();
     let (of_orders, order_events) = Feed::<OrderObject>::new();
-    let (caches, taking) =
-        Caches::fed_by(node_events, tuning_events, order_events, futures::stream::pending());
+    let no_switch = futures::stream::iter([Ok(Event::Init), Ok(Event::InitDone)]);
+    let (caches, taking) = Caches::fed_by(node_events, tuning_events, order_events, no_switch);
     let feeding = async {
         let object = settled(nodes)?;
         let text_of = |node, report| text(&object, node, report);
