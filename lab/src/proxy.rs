@@ -150,7 +150,7 @@ async fn serve(
     };
     let config =
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(unclear)?;
-    let client = crds::client::client(&config)
+    let client = crds::client::client(&config, crds::client::IDLE_OF_FEW)
         .map_err(|source| Error::Api { act: "make a client".into(), source: Box::new(source) })?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(Error::system("listen"))?;
     let address = listener.local_addr().map_err(Error::system("read the port"))?;

@@ -121,7 +121,7 @@ fn start(arguments: Run) -> Result<(), String> {
         // It runs in a pod; a reader of kubeconfigs would only make the program larger.
         let config =
             Config::incluster().map_err(|error| format!("this is no pod with a service account: {error}"))?;
-        let client = crds::client::client(&config)
+        let client = crds::client::client(&config, crds::client::IDLE_OF_MANY)
             .map_err(|error| format!("the credentials for the API server cannot be used: {error}"))?;
         run(settings, client).await.map_err(|error| format!("it could not go on: {error}"))
     })

@@ -127,7 +127,7 @@ fn start(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
 
 async fn client() -> Result<Client, Error> {
     let config = kube::Config::infer().await.map_err(|error| Error::Configure(Box::new(error)))?;
-    crds::client::client(&config).map_err(|error| Error::Client(Box::new(error)))
+    crds::client::client(&config, crds::client::IDLE_OF_FEW).map_err(|error| Error::Client(Box::new(error)))
 }
 
 async fn run(args: Run) -> Result<(), Error> {

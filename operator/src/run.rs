@@ -26,11 +26,11 @@ use crate::watch::Caches;
 
 /// Every loop turns at least this often: silence has to be noticed, and what failed is tried again.
 const TICK: Duration = Duration::from_secs(5);
-/// Changes that come together lead to one order. Long enough for the rest of a burst that has already been received.
-const ORDER_AFTER: Duration = Duration::from_millis(2);
+/// A change is ordered at once. What comes while an order is being sent leads to one order more.
+const ORDER_AFTER: Duration = Duration::ZERO;
 /// Orders and reports of one change come within this time, and lead to one status.
 const STATUS_AFTER: Duration = Duration::from_millis(150);
-/// A loop waits this many times as long as its last turn computed, so that it takes at most a fifth of a core.
+/// A loop rests this many times as long as its last turn computed, so that it takes at most a fifth of a core.
 const REST: u32 = 4;
 
 /// Who this operator is.
@@ -211,7 +211,7 @@ struct Pace {
     changes: watch::Receiver<u64>,
     leadership: Leadership,
     after: Duration,
-    rest: Duration,
+    rests_until: Instant,
     /// When something is due that no change announces.
     wake: Option<Duration>,
 }
@@ -222,7 +222,7 @@ impl Pace {
             changes: caches.changes(),
             leadership: leadership.clone(),
             after,
-            rest: Duration::ZERO,
+            rests_until: Instant::now(),
             wake: None,
         }
     }
@@ -230,7 +230,10 @@ impl Pace {
     /// Waits for a change, or a tick. What changes from here on is for the next turn.
     async fn next(&mut self, health: &Health) {
         tokio::select! {
-            _ = self.changes.changed() => tokio::time::sleep(self.after.max(self.rest)).await,
+            _ = self.changes.changed() => {
+                let next = self.rests_until.max(Instant::now() + self.after);
+                tokio::time::sleep_until(next.into()).await;
+            }
             () = self.leadership.changed() => {}
             () = tokio::time::sleep(self.wake.map_or(TICK, |wake| wake.min(TICK))) => {}
         }
@@ -238,8 +241,8 @@ impl Pace {
         health.beat();
     }
 
-    /// The computing of this turn took so long.
+    /// The computing of this turn, which has just ended, took so long.
     fn worked(&mut self, took: Duration) {
-        self.rest = took * REST;
+        self.rests_until = Instant::now() + took * REST;
     }
 }

@@ -46,7 +46,7 @@ pub(crate) async fn client(cluster: &Cluster, server: &str) -> Result<Client> {
         .await
         .map_err(|error| unclear(error.to_string()))?;
     config.cluster_url = server.parse().map_err(|_| unclear(server.to_owned()))?;
-    crds::client::client(&config).map_err(api("make a client"))
+    crds::client::client(&config, crds::client::IDLE_OF_FEW).map_err(api("make a client"))
 }
 
 /// For `map_err`: names what was asked of the API server.

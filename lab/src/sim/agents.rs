@@ -50,7 +50,8 @@ pub(super) async fn start(crowd: Crowd, nodes: Vec<Node>, kernels: Vec<Memory>) 
             let client = Client::try_from(config).map_err(api("make a client"))?;
             tokio::task::spawn_local(write_naively(client, node.name, interval));
         } else {
-            let client = crds::client::client(&config).map_err(api("make a client"))?;
+            let client =
+                crds::client::client(&config, crds::client::IDLE_OF_MANY).map_err(api("make a client"))?;
             let settings = Settings {
                 state_dir: crowd.journals.join(&node.name),
                 node: node.name,

@@ -41,8 +41,9 @@ const CREATING: usize = 32;
 /// The agents of a fleet do not all start in one second either. At 300 an API server on two busy cores refuses most of them, and
 /// what they try again is all that it does.
 const STARTS_PER_SECOND: usize = 100;
-/// The local ports that connections to one API server are made from: by default fewer than a storm needs.
-const PORTS: &str = "1024 65535";
+/// The local ports that connections to one API server are made from: by default fewer than a storm needs. None that anything here
+/// listens on: who connects to a server that is away, from the server's own port, meets itself and keeps the server from its port.
+const PORTS: &str = "10000 65535";
 
 /// The cluster.
 pub(super) struct Plane {
