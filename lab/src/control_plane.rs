@@ -150,9 +150,13 @@ impl Cluster {
         command
     }
 
-    /// Starts one more API server, on the same etcd and another port: where one alone would run out of descriptors.
+    /// Starts one more API server, on the same etcd and another port: where one alone would run out of descriptors. One that runs
+    /// already stays as it is.
     pub(crate) fn start_another_api_server(&self, port: u16) -> Result<Process> {
         let name = format!("{}-{port}", Component::ApiServer.name());
+        if let Some(running) = self.records().alive(&name) {
+            return Ok(running);
+        }
         let mut command = process::daemon(self.program(Component::ApiServer.name()), self.name());
         let arguments = api_server_arguments(&self.pki().display().to_string(), port);
         command.args(arguments).current_dir(self.dir());

@@ -26,6 +26,12 @@ pub fn install_from_checkout(cluster: &Cluster) -> Result<Images> {
 /// `["--set", "countPods=true"]`. Where the release is there already, it is upgraded and its pods are started anew:
 /// an image that was built again has the same tag.
 pub fn install(cluster: &Cluster, images: &Images, more: &[&str]) -> Result<()> {
+    let was_there = install_or_upgrade(cluster, images, more)?;
+    if was_there { restart(cluster) } else { Ok(()) }
+}
+
+/// The same, but pods that the chart does not change stay. Returns whether the release was there already.
+pub(crate) fn install_or_upgrade(cluster: &Cluster, images: &Images, more: &[&str]) -> Result<bool> {
     make_namespace(cluster)?;
     let chart = cluster.checkout().root().join("charts").join(RELEASE).display().to_string();
     let is_there = cluster.helm(&["status", RELEASE, "--namespace", NAMESPACE]).is_ok();
@@ -35,7 +41,7 @@ pub fn install(cluster: &Cluster, images: &Images, more: &[&str]) -> Result<()> 
     arguments.extend(["--set", &values]);
     arguments.extend(more);
     during(&format!("helm {verb} {RELEASE} --wait"), || cluster.helm(&arguments))?;
-    if is_there { restart(cluster) } else { Ok(()) }
+    Ok(is_there)
 }
 
 /// The values of the chart that name an image.

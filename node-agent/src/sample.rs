@@ -265,7 +265,7 @@ fn schedule(pods_interval: Option<Duration>) -> Schedule<Task> {
     let own = [
         (Task::Sockstat, pace(10, 1, 1)),
         // An overflow is a tuning's news within 5 s, the way there included.
-        (Task::Counters, pace(25, 2, 5)),
+        (Task::Counters, pace(25, 2, 4)),
         (Task::States, pace(60, 5, 120)),
         (Task::Ports, pace(20, 60, 600)),
     ];

@@ -13,7 +13,7 @@ use crate::lead::Leadership;
 use crate::metrics::Metrics;
 
 /// How often it looks: four small reads.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 const TIMEOUT: Duration = Duration::from_secs(10);
 const DENY: &str = "Deny";
 

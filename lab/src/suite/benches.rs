@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Outcome, Suite, Test, ensure};
 use crate::bench::{
     CrowdSize, Extent, FleetExtent, Phase, Scene, measure_agent, measure_count, measure_fleet,
-    measure_footprint, measure_latency,
+    measure_footprint, measure_growth, measure_latency,
 };
 
 pub(super) const LONG_TESTS: &[Test] = &[
@@ -13,6 +13,7 @@ pub(super) const LONG_TESTS: &[Test] = &[
     Test { name: "the_bench_of_counting_yields_every_figure", run: counting },
     Test { name: "the_bench_of_the_agent_yields_every_figure", run: agent },
     Test { name: "the_bench_of_a_fleet_yields_every_figure", run: fleet },
+    Test { name: "the_operators_memory_does_not_grow_with_reports", run: growth },
 ];
 
 const CHANGES: u32 = 3;
@@ -82,7 +83,7 @@ fn fleet(suite: &Suite) -> Outcome {
     let seconds = Duration::from_secs;
     // The naive nodes write every 10 s.
     let (window, settling, naive) = (seconds(3), seconds(1), seconds(11));
-    let extent = FleetExtent { sizes: vec![3, 50], window, settling, overflows: 1, naive };
+    let extent = FleetExtent { sizes: vec![50], window, settling, overflows: 1, naive };
     let fleet = measure_fleet(suite.cluster.checkout(), &suite.images.operator.program, &extent)?;
     print!("{fleet}");
     for size in &fleet.sizes {
@@ -95,4 +96,10 @@ fn fleet(suite: &Suite) -> Outcome {
         ensure(complete, || format!("figures are missing: {fleet}"))?;
     }
     Ok(())
+}
+
+fn growth(_: &Suite) -> Outcome {
+    let growth = measure_growth(100, 10_000)?;
+    print!("{growth}");
+    ensure(growth.marks.len() == 10 && growth.grown() < 4 << 20, || format!("it grows: {growth}"))
 }

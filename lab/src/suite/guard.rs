@@ -15,7 +15,7 @@ pub(super) const LONG_TESTS: &[Test] =
 
 const KIND: &str = "validatingadmissionpolicybinding";
 const POLICY: &str = "tcp-close-tuning-nodes";
-/// The operator looks every 30 s.
+/// The operator looks every 15 s.
 const NOTICED: Duration = Duration::from_secs(45);
 
 fn missing(suite: &Suite) -> Outcome {

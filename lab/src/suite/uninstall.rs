@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    install::{NAMESPACE, RELEASE, install},
+    install::{NAMESPACE, RELEASE, install_or_upgrade},
     process, programs,
     report::{Seen, poll_until, say},
 };
@@ -34,10 +34,10 @@ fn in_force(suite: &Suite) -> Outcome {
 /// Installs the chart with little patience, lets an act precede `helm uninstall`, and installs it again for the next test.
 /// Returns what helm printed.
 fn uninstalled_after(suite: &Suite, act: impl FnOnce() -> Outcome) -> Result<String, Failure> {
-    install(&suite.cluster, &suite.images, &["--set", PATIENCE])?;
+    install_or_upgrade(&suite.cluster, &suite.images, &["--set", PATIENCE])?;
     in_force(suite)?;
     let outcome = act().and_then(|()| uninstall(suite));
-    install(&suite.cluster, &suite.images, &[])?;
+    install_or_upgrade(&suite.cluster, &suite.images, &[])?;
     outcome
 }
 

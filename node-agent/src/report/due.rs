@@ -11,7 +11,7 @@ use crds::node::{PodCounts, Rates, Remark, States, SysctlStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tcp_close::Sysctl;
 
-/// Statuses are written no more often than this, but for the first answer to an order.
+/// Statuses are written no more often than this, but for the first answer to an order and an overflow that begins.
 const PAUSE: Duration = Duration::from_secs(5);
 /// The interval of fleets so small that counts need not wait for the heartbeat. The operator gives it to 250 nodes at most: one
 /// write each in [`PAUSE`] is 50 in a second.
@@ -32,9 +32,10 @@ pub enum Urgency {
     Heartbeat,
     /// Counts have moved: in a small fleet written when the last write is 5 s ago, in a large one with the heartbeat.
     Counts,
-    /// A state has changed, or an overflow begun: written when the last write is 5 s ago.
+    /// A state has changed: written when the last write is 5 s ago.
     Soon,
-    /// The answer to an order: written at once.
+    /// The answer to an order, or an overflow that begins: written at once. One that has begun lasts as long as a rate is
+    /// measured over, so that it does not begin often.
     Now,
 }
 
@@ -47,10 +48,11 @@ pub fn urgency(
     let Some(written) = written else { return Urgency::Now };
     if written.observed_generation != status.observed_generation
         || written.observed_revision != status.observed_revision
+        || overflow_begins(written, status)
     {
         return Urgency::Now;
     }
-    if is_other(written, status) || overflow_begins(written, status) {
+    if is_other(written, status) {
         return Urgency::Soon;
     }
     let crossed = LIMITS.iter().any(|limit| crosses(limit(written), limit(status)));

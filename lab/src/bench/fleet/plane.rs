@@ -112,6 +112,15 @@ impl Plane {
         self.start_other_servers()
     }
 
+    /// Starts those API servers that do not run, as a kubelet would: one that meets a slow etcd when it starts gives up.
+    pub(super) fn start_servers(&self) -> Result<()> {
+        if let Err(ended) = self.cluster.check_component(Component::ApiServer) {
+            say(ended.chain());
+        }
+        self.cluster.start(Component::ApiServer)?;
+        self.start_other_servers()
+    }
+
     fn operator_kubeconfig(&self) -> PathBuf {
         self.cluster.dir().join("operator.kubeconfig")
     }

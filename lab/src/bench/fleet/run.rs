@@ -180,6 +180,7 @@ impl<'a> Run<'a> {
         self.plane.restart_servers()?;
         let start = Instant::now();
         self.wait_for("the API servers are ready", |run| {
+            run.plane.start_servers()?;
             run.inside.runtime.block_on(are_ready(&run.clients))
         })?;
         self.figures.server_ready = start.elapsed();

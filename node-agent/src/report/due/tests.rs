@@ -165,16 +165,16 @@ fn each_pods_states_rest_by_their_own_age() {
 }
 
 #[test]
-fn an_overflow_that_begins_is_reported_soon_and_one_that_goes_on_is_not() {
+fn an_overflow_that_begins_is_reported_at_once_and_one_that_goes_on_is_not() {
     let overflowing = |rate| quiet_but(|status| status.rates.as_mut().unwrap().overflows = Some(rate));
     let aborting = |rate| quiet_but(|status| status.rates.as_mut().unwrap().aborts_on_memory = Some(rate));
     let in_pod = |rate| with_pods(vec![PodCounts { overflows_per_minute: Some(rate), ..pod("a", 0) }]);
     for begins in [overflowing(1), aborting(1), in_pod(1)] {
-        assert_eq!(of(&quiet(), &begins), Urgency::Soon);
+        assert_eq!(of(&quiet(), &begins), Urgency::Now);
     }
     assert_eq!(of(&overflowing(1), &overflowing(9000)), Urgency::Heartbeat);
     assert_eq!(of(&in_pod(1), &in_pod(9000)), Urgency::Heartbeat);
-    assert_eq!(of(&overflowing(1), &aborting(1)), Urgency::Soon, "another kind begins");
+    assert_eq!(of(&overflowing(1), &aborting(1)), Urgency::Now, "another kind begins");
     assert_eq!(of(&overflowing(1), &quiet()), Urgency::Heartbeat, "it has ended");
 }
 
