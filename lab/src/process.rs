@@ -103,7 +103,8 @@ impl Stat {
     fn parse(stat: &str) -> Option<Self> {
         let (_, fields) = stat.rsplit_once(')')?;
         let fields: Vec<_> = fields.split_whitespace().collect();
-        let is_dead = matches!(*fields.first()?, "Z" | "X");
+        // A first thread may end before the others, which keep what the process holds.
+        let is_dead = matches!(*fields.first()?, "Z" | "X") && matches!(*fields.get(17)?, "0" | "1");
         Some(Self { start: fields.get(19)?.parse().ok()?, is_dead })
     }
 }
@@ -265,6 +266,15 @@ mod tests {
     fn a_name_with_blanks_and_parentheses_does_not_shift_the_fields() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
         assert_eq!(Stat::parse(stat), Some(Stat { start: 4711, is_dead: false }));
+    }
+
+    #[test]
+    fn a_process_is_dead_when_its_last_thread_is() {
+        let is_dead = |threads| {
+            let stat = format!("7 (a) Z 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 {threads} 0 4711 0 0");
+            Stat::parse(&stat).map(|stat| stat.is_dead)
+        };
+        assert_eq!((is_dead(9), is_dead(1)), (Some(false), Some(true)));
     }
 
     #[test]

@@ -113,10 +113,11 @@ pub fn report_interval_seconds(nodes: usize) -> u32 {
 /// What has to be written so that every node's object is what was resolved; empty where it is already.
 pub fn plan(snapshot: &Snapshot, resolution: &Resolution) -> Vec<Write> {
     let (interval, watched) = (report_interval_seconds(resolution.orders.len()), watched(snapshot));
+    let mut revisions = Revisions::default();
     let orders = resolution.orders.iter().filter_map(|(name, order)| {
         let node = snapshot.nodes.get(name)?;
         let interval = if watched.contains(name.as_str()) { WATCHED_INTERVAL_SECONDS } else { interval };
-        plan_node(node, order, interval, snapshot)
+        plan_node(node, order, revisions.of(order), interval, snapshot)
     });
     let orphans = snapshot.orders.iter().filter(|(name, _)| !snapshot.nodes.contains_key(*name));
     orders.chain(orphans.map(|(name, object)| delete(name, object))).collect()
@@ -134,10 +135,29 @@ fn watched(snapshot: &Snapshot) -> BTreeSet<&str> {
     watching.flat_map(|rollout| &rollout.canaries).map(String::as_str).collect()
 }
 
-fn plan_node(node: &Node, order: &NodeOrder, interval: u32, snapshot: &Snapshot) -> Option<Write> {
+/// Revisions of what nodes are ordered. Most nodes share what they are ordered, and a revision is a hash.
+/// The order is held as long as its place in memory stands for it.
+#[derive(Default)]
+struct Revisions<'a>(HashMap<[usize; 2], (&'a NodeOrder, String)>);
+
+impl<'a> Revisions<'a> {
+    fn of(&mut self, order: &'a NodeOrder) -> String {
+        let place = [order.entries.place(), order.observe.place()];
+        let own = || (order, revision::of_entries(&order.entries, &order.observe));
+        self.0.entry(place).or_insert_with(own).1.clone()
+    }
+}
+
+fn plan_node(
+    node: &Node,
+    order: &NodeOrder,
+    revision: String,
+    interval: u32,
+    snapshot: &Snapshot,
+) -> Option<Write> {
     let spec = TcpCloseNodeSpec {
         node_uid: node.uid().into(),
-        revision: revision::of_entries(&order.entries, &order.observe),
+        revision,
         report_interval_seconds: interval,
         sysctls: order.entries.clone(),
         observe: order.observe.clone(),

@@ -30,6 +30,8 @@ const TICK: Duration = Duration::from_secs(5);
 const ORDER_AFTER: Duration = Duration::ZERO;
 /// Orders and reports of one change come within this time, and lead to one status.
 const STATUS_AFTER: Duration = Duration::from_millis(150);
+/// Counts alone, of which many nodes have news in each second, come to a status (or to the metrics) in this time.
+const COUNTS_AFTER: Duration = Duration::from_secs(1);
 /// A loop rests this many times as long as its last turn computed, so that it takes at most a fifth of a core.
 const REST: u32 = 4;
 
@@ -105,7 +107,7 @@ async fn order(
     let Cluster { caches, leadership, health, metrics } = cluster;
     let mut sent = Sent::default();
     let mut limiter = Limiter::default();
-    let mut pace = Pace::new(&caches, &leadership, ORDER_AFTER);
+    let mut pace = Pace::new(&caches, &leadership, ORDER_AFTER, None);
     loop {
         tokio::select! {
             () = pace.next(&health) => {}
@@ -159,7 +161,7 @@ async fn status(
 ) {
     let Cluster { caches, leadership, health, metrics } = cluster;
     let mut history = History::default();
-    let mut pace = Pace::new(&caches, &leadership, STATUS_AFTER);
+    let mut pace = Pace::new(&caches, &leadership, STATUS_AFTER, Some(caches.counts()));
     loop {
         pace.next(&health).await;
         if !health.is_ready() {
@@ -208,7 +210,9 @@ async fn status(
 
 /// When a loop turns.
 struct Pace {
-    changes: watch::Receiver<u64>,
+    facts: watch::Receiver<u64>,
+    /// `None`: it has no use for them.
+    counts: Option<watch::Receiver<u64>>,
     leadership: Leadership,
     after: Duration,
     rests_until: Instant,
@@ -217,9 +221,15 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(caches: &Caches, leadership: &Leadership, after: Duration) -> Self {
+    fn new(
+        caches: &Caches,
+        leadership: &Leadership,
+        after: Duration,
+        counts: Option<watch::Receiver<u64>>,
+    ) -> Self {
         Self {
-            changes: caches.changes(),
+            facts: caches.facts(),
+            counts,
             leadership: leadership.clone(),
             after,
             rests_until: Instant::now(),
@@ -229,15 +239,24 @@ impl Pace {
 
     /// Waits for a change, or a tick. What changes from here on is for the next turn.
     async fn next(&mut self, health: &Health) {
-        tokio::select! {
-            _ = self.changes.changed() => {
-                let next = self.rests_until.max(Instant::now() + self.after);
-                tokio::time::sleep_until(next.into()).await;
+        let counts = async {
+            match &mut self.counts {
+                Some(counts) => drop(counts.changed().await),
+                None => std::future::pending().await,
             }
+            tokio::time::sleep(COUNTS_AFTER).await;
+        };
+        tokio::select! {
+            _ = self.facts.changed() => tokio::time::sleep(self.after).await,
+            () = counts => {}
             () = self.leadership.changed() => {}
             () = tokio::time::sleep(self.wake.map_or(TICK, |wake| wake.min(TICK))) => {}
         }
-        self.changes.mark_unchanged();
+        tokio::time::sleep_until(self.rests_until.into()).await;
+        self.facts.mark_unchanged();
+        if let Some(counts) = &mut self.counts {
+            counts.mark_unchanged();
+        }
         health.beat();
     }
 

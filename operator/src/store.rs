@@ -36,6 +36,24 @@ impl<K> Store<K> {
     }
 }
 
+/// What an event tells somebody who knows what came before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Nothing.
+    None,
+    /// That counts have moved, on which no order depends.
+    Counts,
+    /// Something that an order may depend on.
+    Facts,
+}
+
+impl News {
+    /// Facts, unless both are the same.
+    pub fn between<K: PartialEq>(known: &K, fresh: &K) -> Self {
+        if known == fresh { Self::None } else { Self::Facts }
+    }
+}
+
 /// Fills a store.
 pub struct Writer<K> {
     objects: Arc<Mutex<BTreeMap<String, Arc<K>>>>,
@@ -45,39 +63,41 @@ pub struct Writer<K> {
 }
 
 impl<K: Resource> Writer<K> {
-    /// Takes an event in. Returns whether anything has changed that somebody may look at; while a list goes on, the answer
-    /// waits for its end.
-    pub fn take(&mut self, event: Event<K>, is_same: fn(&K, &K) -> bool) -> bool {
+    /// Takes an event in, and returns what it tells; while a list goes on, that waits for its end.
+    pub fn take(&mut self, event: Event<K>, compare: fn(&K, &K) -> News) -> News {
         let mut objects = locked(&self.objects);
         match event {
-            Event::Apply(object) => put(&mut objects, object, is_same),
-            Event::Delete(object) => objects.remove(&object.name_any()).is_some(),
+            Event::Apply(object) => put(&mut objects, object, compare),
+            Event::Delete(object) => match objects.remove(&object.name_any()) {
+                Some(_) => News::Facts,
+                None => News::None,
+            },
             Event::Init => {
                 self.seen.clear();
-                false
+                News::None
             }
             Event::InitApply(object) => {
                 self.seen.insert(object.name_any());
-                put(&mut objects, object, is_same);
-                false
+                put(&mut objects, object, compare);
+                News::None
             }
             Event::InitDone => {
                 let seen = std::mem::take(&mut self.seen);
                 objects.retain(|name, _| seen.contains(name));
                 self.listed.send_replace(true);
-                true
+                News::Facts
             }
         }
     }
 }
 
-fn put<K: Resource>(objects: &mut BTreeMap<String, Arc<K>>, object: K, is_same: fn(&K, &K) -> bool) -> bool {
+fn put<K: Resource>(objects: &mut BTreeMap<String, Arc<K>>, object: K, compare: fn(&K, &K) -> News) -> News {
     let name = object.name_any();
-    let is_known = objects.get(&name).is_some_and(|known| is_same(known, &object));
-    if !is_known {
+    let news = objects.get(&name).map_or(News::Facts, |known| compare(known, &object));
+    if news != News::None {
         objects.insert(name, Arc::new(object));
     }
-    !is_known
+    news
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -106,10 +126,10 @@ mod tests {
     fn nothing_is_listed_until_the_first_list_has_ended() {
         let (store, mut writer) = Store::new();
         for event in [Event::Init, Event::InitApply(node("n1", "a"))] {
-            assert!(!writer.take(event, Node::eq));
+            assert_eq!(writer.take(event, News::between), News::None);
             assert_eq!(store.listed().now_or_never(), None);
         }
-        assert!(writer.take(Event::InitDone, Node::eq));
+        assert_eq!(writer.take(Event::InitDone, News::between), News::Facts);
         assert_eq!(store.listed().now_or_never(), Some(()));
     }
 
@@ -117,15 +137,15 @@ mod tests {
     fn a_new_list_keeps_what_is_the_same_and_forgets_what_is_gone() {
         let (store, mut writer) = Store::new();
         for event in [Event::Init, Event::InitApply(node("n1", "a")), Event::InitApply(node("n2", "a"))] {
-            writer.take(event, Node::eq);
+            writer.take(event, News::between);
         }
-        writer.take(Event::InitDone, Node::eq);
+        writer.take(Event::InitDone, News::between);
         let before = store.objects();
         for event in [Event::Init, Event::InitApply(node("n1", "a"))] {
-            writer.take(event, Node::eq);
+            writer.take(event, News::between);
         }
         assert_eq!(names(&store), ["n1", "n2"], "a list that has not ended says of nobody that it is gone");
-        writer.take(Event::InitDone, Node::eq);
+        writer.take(Event::InitDone, News::between);
         assert_eq!(names(&store), ["n1"]);
         assert!(Arc::ptr_eq(&before["n1"], &store.objects()["n1"]));
     }
@@ -133,11 +153,12 @@ mod tests {
     #[test]
     fn an_event_without_news_changes_nothing() {
         let (store, mut writer) = Store::new();
-        assert!(writer.take(Event::Apply(node("n1", "a")), Node::eq));
-        assert!(!writer.take(Event::Apply(node("n1", "a")), Node::eq));
-        assert!(writer.take(Event::Apply(node("n1", "b")), Node::eq));
-        assert!(writer.take(Event::Delete(node("n1", "b")), Node::eq));
-        assert!(!writer.take(Event::Delete(node("n1", "b")), Node::eq));
+        let mut take = |event| writer.take(event, News::between);
+        assert_eq!(take(Event::Apply(node("n1", "a"))), News::Facts);
+        assert_eq!(take(Event::Apply(node("n1", "a"))), News::None);
+        assert_eq!(take(Event::Apply(node("n1", "b"))), News::Facts);
+        assert_eq!(take(Event::Delete(node("n1", "b"))), News::Facts);
+        assert_eq!(take(Event::Delete(node("n1", "b"))), News::None);
         assert_eq!(names(&store), Vec::<String>::new());
     }
 }

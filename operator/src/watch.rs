@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::sanitize;
 use crate::snapshot::{Node, OrderObject, RETRY_AT, Snapshot, Tuning, TuningObject};
-use crate::store::{Store, Writer};
+use crate::store::{News, Store, Writer};
 use crate::summarise::leaked;
 use crate::switch::{self, Switch};
 
@@ -32,7 +32,8 @@ pub struct Caches {
     orders: Store<OrderObject>,
     control: Store<ConfigMap>,
     switch: Arc<Mutex<Switch>>,
-    changes: watch::Receiver<u64>,
+    facts: watch::Receiver<u64>,
+    counts: watch::Receiver<u64>,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -52,7 +53,8 @@ impl Caches {
         of_orders: impl Stream<Item = watcher::Result<Event<OrderObject>>>,
         of_control: impl Stream<Item = watcher::Result<Event<ConfigMap>>>,
     ) -> (Self, impl Future<Output = ()>) {
-        let (wake, changes) = watch::channel(0);
+        let ((tell_facts, facts), (tell_counts, counts)) = (watch::channel(0), watch::channel(0));
+        let wake = Wake { facts: tell_facts, counts: tell_counts };
         let (nodes, node_writer) = Store::new();
         let (tunings, tuning_writer) = Store::new();
         let (orders, order_writer) = Store::new();
@@ -64,7 +66,8 @@ impl Caches {
             orders,
             control,
             switch: Arc::default(),
-            changes,
+            facts,
+            counts,
             interrupted: interrupted.clone(),
         };
         let watching = async move {
@@ -76,10 +79,10 @@ impl Caches {
                 contents.share(order);
             });
             tokio::join!(
-                reflect(of_nodes, node_writer, Node::eq, &wake, &interrupted),
-                reflect(of_tunings, tuning_writer, is_same_version, &wake, &interrupted),
-                reflect(of_orders, order_writer, is_same_version, &wake, &interrupted),
-                reflect(of_control, control_writer, ConfigMap::eq, &wake, &interrupted),
+                reflect(of_nodes, node_writer, News::between, &wake, &interrupted),
+                reflect(of_tunings, tuning_writer, news_of_tuning, &wake, &interrupted),
+                reflect(of_orders, order_writer, news_of_order, &wake, &interrupted),
+                reflect(of_control, control_writer, News::between, &wake, &interrupted),
             );
         };
         (caches, watching)
@@ -93,9 +96,14 @@ impl Caches {
         self.control.listed().await;
     }
 
-    /// Changes whenever anything does.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.clone()
+    /// Changes whenever something does that an order may depend on, or that people are to know at once.
+    pub fn facts(&self) -> watch::Receiver<u64> {
+        self.facts.clone()
+    }
+
+    /// Changes whenever counts do.
+    pub fn counts(&self) -> watch::Receiver<u64> {
+        self.counts.clone()
     }
 
     /// Whether a watch broke off since this was asked last. While it is broken, agents look silent that are not.
@@ -203,18 +211,53 @@ fn is_same_version<K: Resource>(one: &K, other: &K) -> bool {
     one.meta().resource_version.is_some() && version(one) == version(other)
 }
 
+fn news_of_tuning(known: &TuningObject, fresh: &TuningObject) -> News {
+    if is_same_version(known, fresh) { News::None } else { News::Facts }
+}
+
+/// Most reports of a large fleet are heartbeats.
+fn news_of_order(known: &OrderObject, fresh: &OrderObject) -> News {
+    match (&known.0, &fresh.0) {
+        _ if is_same_version(known, fresh) => News::None,
+        (Ok(one), Ok(other)) if one.spec == other.spec && facts(one) == facts(other) => News::Counts,
+        _ => News::Facts,
+    }
+}
+
+/// What a report says besides counts, and whether connections skip TIME_WAIT there.
+fn facts(order: &TcpCloseNode) -> impl PartialEq {
+    let TcpCloseNode { metadata, status, .. } = order;
+    let facts = status.as_ref().map(|status| {
+        let overflows = status.rates.as_ref().and_then(|rates| rates.overflows);
+        (
+            (status.observed_generation, &status.observed_revision, &status.node_uid, &status.boot_id),
+            (&status.conditions, &status.node, &status.sysctls, &status.observe),
+            overflows.is_some_and(|rate| rate > 0),
+        )
+    });
+    ((&metadata.uid, metadata.generation, &metadata.deletion_timestamp), facts)
+}
+
+/// Whom news wake.
+struct Wake {
+    facts: watch::Sender<u64>,
+    counts: watch::Sender<u64>,
+}
+
 async fn reflect<K: Resource<DynamicType = ()>>(
     events: impl Stream<Item = watcher::Result<Event<K>>>,
     mut writer: Writer<K>,
-    is_same: fn(&K, &K) -> bool,
-    wake: &watch::Sender<u64>,
+    compare: fn(&K, &K) -> News,
+    wake: &Wake,
     interrupted: &AtomicBool,
 ) {
     let kind = <K as Resource>::plural(&()).into_owned();
     let mut events = std::pin::pin!(without_errors(events, kind, interrupted));
     while let Some(event) = events.next().await {
-        if writer.take(event, is_same) {
-            wake.send_modify(|count| *count += 1);
+        match writer.take(event, compare) {
+            News::None => {}
+            News::Counts => wake.counts.send_modify(|count| *count += 1),
+            News::Facts => wake.facts.send_modify(|count| *count += 1),
         }
     }
 }
@@ -250,7 +293,8 @@ fn without_errors<K>(
 
 #[cfg(test)]
 mod tests {
-    use crds::node::{PodCounts, Pods, Ports, States};
+    use crds::TcpCloseNodeStatus;
+    use crds::node::{PodCounts, Pods, Ports, Rates, States};
     use kube::runtime::watcher::Error;
 
     use super::*;
@@ -276,10 +320,31 @@ mod tests {
         assert!(status.sockets.is_some());
     }
 
+    #[test]
+    fn a_report_is_news_by_what_it_says() {
+        let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+        let mut report = |change: &dyn Fn(&mut TcpCloseNodeStatus)| {
+            let known = cluster.snapshot.orders["n1"].clone();
+            cluster.agent_reports("n1", |status| change(status));
+            let mut fresh = (*cluster.snapshot.orders["n1"]).clone();
+            fresh.meta_mut().resource_version = Some("fresh".into());
+            let news = news_of_order(&known, &fresh);
+            cluster.snapshot.orders.insert("n1".into(), known.into());
+            news
+        };
+        assert_eq!(report(&|status| status.reported_at = None), News::Counts);
+        assert_eq!(report(&|status| status.sockets = None), News::Counts);
+        let rates = |overflows| Some(Rates { overflows: Some(overflows), ..Rates::default() });
+        assert_eq!(report(&|status| status.rates = rates(0)), News::Counts);
+        assert_eq!(report(&|status| status.rates = rates(1)), News::Facts);
+        assert_eq!(report(&|status| status.sysctls.clear()), News::Facts);
+        assert_eq!(report(&|status| status.observed_generation += 1), News::Facts);
+    }
+
     #[tokio::test]
     async fn only_what_changes_what_is_known_wakes_the_loops() {
         let interrupted = AtomicBool::new(false);
-        let (wake, mut woken) = watch::channel(0);
+        let ((facts, mut woken), (counts, _)) = (watch::channel(0), watch::channel(0));
         let (_, writer) = Store::new();
         let events = [
             Ok(Event::Init),
@@ -290,7 +355,8 @@ mod tests {
             Ok(Event::Apply(Node::default())),
             Ok(Event::Delete(Node::default())),
         ];
-        reflect(futures::stream::iter(events), writer, Node::eq, &wake, &interrupted).await;
+        let wake = Wake { facts, counts };
+        reflect(futures::stream::iter(events), writer, News::between, &wake, &interrupted).await;
         assert_eq!(*woken.borrow_and_update(), 2, "the end of a list, and a Node that is gone");
         assert!(interrupted.into_inner());
     }

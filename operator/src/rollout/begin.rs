@@ -22,7 +22,9 @@ pub fn current(
 ) -> RolloutStatus {
     match stored.and_then(|stored| stored.rollout.as_ref()) {
         Some(rollout) if rollout.revision == tuning.revision && !is_to_be_retried(tuning, rollout) => {
-            rollout.clone()
+            let reachable = rollout.reachable.max(reachable(members));
+            let rollout = rollout.clone();
+            if is_over(&rollout) { rollout } else { RolloutStatus { reachable, ..rollout } }
         }
         // An operator that knew no rollouts has ordered this everywhere.
         None if stored.is_some_and(|stored| stored.observed_generation == tuning.generation) => {
@@ -98,7 +100,6 @@ fn begin(
     } else {
         Phase::RollingOut
     };
-    let reachable = members.iter().filter(|member| member.is_concerned() && member.reachable).count();
     RolloutStatus {
         phase: phase.as_str().into(),
         revision: tuning.revision.clone(),
@@ -108,9 +109,19 @@ fn begin(
             .and_then(|before| before.failed_revision.clone())
             .filter(|failed| *failed != tuning.revision),
         retry_at: tuning.retry_at.clone(),
-        reachable: u32::try_from(reachable).unwrap_or(u32::MAX),
+        reachable: reachable(members),
         ..RolloutStatus::default()
     }
+}
+
+fn is_over(rollout: &RolloutStatus) -> bool {
+    matches!(phase(rollout), Phase::Completed | Phase::RolledBack)
+}
+
+/// The nodes that percentages are of.
+fn reachable(members: &[Member<'_>]) -> u32 {
+    let able = members.iter().filter(|member| member.is_concerned() && member.reachable);
+    u32::try_from(able.count()).unwrap_or(u32::MAX)
 }
 
 /// What nodes may hold that is neither stable nor the new revision: the latest.

@@ -133,6 +133,23 @@ fn percentages_are_of_the_reachable_nodes_at_the_start_and_at_least_one() {
 }
 
 #[test]
+fn a_rollout_that_begins_before_its_agents_are_heard_takes_its_share_of_all_who_come() {
+    let names = names(30);
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let mut cluster = Cluster::new(&names, vec![tuning("web", 30)]);
+    let rollout = Rollout { soak_seconds: Some(0), ..Rollout::default() };
+    cluster.change(|spec| spec.rollout = Some(rollout));
+    cluster.statuses();
+    assert_eq!((cluster.phase(), cluster.rollout().reachable), ("Canary".into(), 0));
+    // Each has an object by now, and has reported.
+    cluster.turns(3);
+    assert_eq!((cluster.phase(), cluster.rollout().reachable), ("RollingOut".into(), 30));
+    let before = cluster.ordered(30).len();
+    cluster.assign();
+    assert_eq!(cluster.ordered(30).len() - before, 3);
+}
+
+#[test]
 fn a_node_that_joins_meanwhile_gets_the_stable_revision() {
     let mut cluster = completed(3, Some(Rollout { soak_seconds: Some(60), ..at_most(1) }));
     cluster.edit(31);
