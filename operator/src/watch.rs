@@ -329,7 +329,7 @@ mod tests {
             let mut fresh = (*cluster.snapshot.orders["n1"]).clone();
             fresh.meta_mut().resource_version = Some("fresh".into());
             let news = news_of_order(&known, &fresh);
-            cluster.snapshot.orders.insert("n1".into(), known.into());
+            cluster.snapshot.orders.insert("n1".into(), known);
             news
         };
         assert_eq!(report(&|status| status.reported_at = None), News::Counts);
