@@ -23,11 +23,12 @@ pub const IDLE_OF_MANY: Duration = Duration::from_secs(5);
 /// The same of one of few, which answers a change sooner when it need not shake hands first.
 pub const IDLE_OF_FEW: Duration = Duration::from_secs(90);
 const CONNECT: Duration = Duration::from_secs(5);
-/// A watch that broke is opened again after the first, then after twice as long, up to the second.
+/// A watch that broke is opened again, and a report that failed is sent again, after the first, then after twice as long, up to
+/// the second.
 const REST_FIRST: Duration = Duration::from_millis(500);
 const REST_MAX: Duration = Duration::from_secs(12);
 
-/// How long a broken watch rests before it is opened again: with jitter, so that a fleet does not come back at once, and
+/// How long a broken watch rests before it is opened again, or a failed report before it is sent again: with jitter, so that a fleet does not come back at once, and
 /// never so long that an API server that is back stays unnoticed for 30 s.
 pub fn backoff() -> ExponentialBackoff {
     ExponentialBuilder::new()

@@ -13,8 +13,9 @@ use serde_json::json;
 /// The field manager of everything that an agent writes.
 pub const FIELD_MANAGER: &str = "tcp-close-agent";
 
-/// One request took so long that its answer is no longer waited for.
-const REQUEST: Duration = Duration::from_secs(10);
+/// One request took so long that its answer is no longer waited for. An overloaded API server lets requests wait for up to 15 s
+/// (a quarter of its `--request-timeout`): who gave up before would have it answer nobody, and ask again.
+const REQUEST: Duration = Duration::from_secs(20);
 
 /// Something about this node's object.
 pub enum News {

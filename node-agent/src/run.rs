@@ -10,8 +10,10 @@ use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
-use crds::{TcpCloseNode, TcpCloseNodeStatus};
+use crds::{TcpCloseNode, TcpCloseNodeStatus, client};
 use futures::StreamExt;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::ExponentialBackoff;
 use kube::{Api, Client};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -29,9 +31,6 @@ use crate::watchdog::Watchdog;
 
 /// A foreign change is noticed within this.
 pub(crate) const TURN: Duration = Duration::from_secs(1);
-/// A request that failed is made again after this long, and then after twice as long each time.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(15);
 /// While turns find the same and nothing is to be told, a status is made this often, to see whether counts are worth it.
 const QUIET: Duration = Duration::from_secs(5);
 /// Another agent that holds the journal and has missed this many reports leaves the report to this one.
@@ -91,7 +90,8 @@ pub struct Agent {
     sampler: Sampler,
     textfile: Option<Textfile>,
     written: Option<Instant>,
-    retry: Duration,
+    /// How long to rest after requests that failed.
+    rests: ExponentialBackoff,
     not_before: Instant,
     request: Option<Request>,
     /// A turn whose status could wait.
@@ -159,7 +159,7 @@ impl Agent {
             surroundings,
             past: Past::default(),
             written: None,
-            retry: RETRY_FIRST,
+            rests: client::backoff(),
             not_before: Instant::now(),
             request: None,
             quiet: None,
@@ -337,7 +337,7 @@ impl Agent {
             Answer::Written(Ok(()), status) => {
                 self.stored = Some(*status);
                 self.written = Some(Instant::now());
-                self.retry = RETRY_FIRST;
+                self.rests.reset();
             }
             Answer::Written(Err(error), _) => self.wait(&format!("the status was not written: {error}")),
             Answer::Read(result) => match *result {
@@ -345,7 +345,7 @@ impl Agent {
                     self.doubtful = false;
                     self.take_order(&object);
                     self.confirmed = object.metadata.generation;
-                    self.retry = RETRY_FIRST;
+                    self.rests.reset();
                 }
                 Ok(None) => self.wait("this node's TcpCloseNode is gone; nothing is restored on its absence"),
                 Err(error) => self.wait(&format!("the order was not read again: {error}")),
@@ -354,9 +354,9 @@ impl Agent {
     }
 
     fn wait(&mut self, why: &str) {
-        tracing::warn!(why, retry = ?self.retry, "will try again");
-        self.not_before = Instant::now() + self.retry;
-        self.retry = (self.retry * 2).min(RETRY_MAX);
+        let rest = self.rests.next().unwrap_or_default();
+        tracing::warn!(why, ?rest, "will try again");
+        self.not_before = Instant::now() + rest;
     }
 }
 

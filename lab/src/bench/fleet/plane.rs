@@ -38,9 +38,8 @@ pub(super) const OPERATOR_ADDRESS: &str = "127.0.0.1:8081";
 const AGENTS_PER_SERVER: usize = 7500;
 /// Nodes that are being created at once.
 const CREATING: usize = 32;
-/// The agents of a fleet do not all start in one second either. At 300 an API server on two busy cores refuses most of them, and
-/// what they try again is all that it does.
-const STARTS_PER_SECOND: usize = 100;
+/// The agents of a fleet do not all start in one second either. An API server on two busy cores can take no more than this.
+const STARTS_PER_SECOND: usize = 40;
 /// The local ports that connections to one API server are made from: by default fewer than a storm needs. None that anything here
 /// listens on: who connects to a server that is away, from the server's own port, meets itself and keeps the server from its port.
 const PORTS: &str = "10000 65535";
