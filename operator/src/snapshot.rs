@@ -34,6 +34,9 @@ pub struct Node {
     pub status: NodeStatus,
     #[serde(skip)]
     labels: NodeLabels,
+    /// Every step asks for it.
+    #[serde(skip)]
+    linux: bool,
 }
 
 /// The labels of a Node, in one text: a line `key=value` for each. As a map they would be half of what the operator keeps of a
@@ -86,7 +89,7 @@ pub struct NodeCondition {
 impl Node {
     /// Whether it runs Linux.
     pub fn is_linux(&self) -> bool {
-        self.labels().get(OS_LABEL).is_some_and(|os| os == "linux")
+        self.linux
     }
 
     /// Whether its kubelet says that it works.
@@ -120,7 +123,12 @@ impl Node {
     pub(crate) fn set_label(&mut self, key: &str, value: Option<&str>) {
         let lines = self.labels.0.lines().filter_map(|line| line.split_once('='));
         let kept = lines.filter(|(known, _)| *known != key).chain(value.map(|value| (key, value)));
-        self.labels = kept.collect();
+        self.set_labels(kept.collect());
+    }
+
+    fn set_labels(&mut self, labels: NodeLabels) {
+        self.linux = labels.get(OS_LABEL) == Some("linux");
+        self.labels = labels;
     }
 
     /// Drops what nothing here reads. What remains changes seldom, while the Node's version does with each heartbeat.
@@ -128,7 +136,7 @@ impl Node {
         let ObjectMeta { name, uid, labels, .. } = std::mem::take(&mut self.metadata);
         self.metadata = ObjectMeta { name, uid, ..ObjectMeta::default() };
         let labels = labels.iter().flatten();
-        self.labels = labels.map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        self.set_labels(labels.map(|(key, value)| (key.as_str(), value.as_str())).collect());
         self.status
             .conditions
             .retain(|condition| ["Ready", node_condition::TYPE].contains(&&*condition.type_));
