@@ -162,7 +162,7 @@ fn plan_node(
         sysctls: order.entries.clone(),
         observe: order.observe.clone(),
     };
-    let stored = snapshot.orders.get(&node.name_any()).and_then(|object| object.0.as_ref().ok());
+    let stored = snapshot.orders.get(node.name()).and_then(|object| object.0.as_ref().ok());
     match stored {
         None => Some(Write::Create { object: Box::new(new_object(node, spec)), instead_of: None }),
         Some(stored) if stored.spec.node_uid != spec.node_uid => {

@@ -20,6 +20,15 @@ pub struct History {
     held: HeldBack,
 }
 
+/// For how long nothing has been heard of a node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silence {
+    /// How long its report has not changed.
+    pub of_reports: Duration,
+    /// How long it has been Ready without a report; zero where it is not Ready.
+    pub while_ready: Duration,
+}
+
 #[derive(Clone, Debug)]
 struct Heard {
     node_uid: String,
@@ -52,17 +61,15 @@ impl History {
         }
     }
 
-    /// How long a node's report has not changed.
-    pub fn silence(&self, node: &str, now: Instant) -> Duration {
-        self.nodes
-            .get(node)
-            .map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard.report_changed))
-    }
-
-    /// How long a node has been Ready without a report; zero where it is not Ready.
-    pub fn silence_while_ready(&self, node: &str, now: Instant) -> Duration {
-        let since = self.nodes.get(node).and_then(|heard| Some(heard.ready_since?.max(heard.report_changed)));
-        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    /// For how long nothing has been heard of a node.
+    pub fn silence(&self, node: &str, now: Instant) -> Silence {
+        let Some(heard) = self.nodes.get(node) else { return Silence::default() };
+        let since = |at| now.saturating_duration_since(at);
+        let while_ready = heard.ready_since.map(|ready| since(ready.max(heard.report_changed)));
+        Silence {
+            of_reports: since(heard.report_changed),
+            while_ready: while_ready.unwrap_or(Duration::ZERO),
+        }
     }
 
     /// Notes which orders are held back.

@@ -81,11 +81,13 @@ pub fn resolve(snapshot: &Snapshot, contents: &Contents) -> Resolution {
     let orders = snapshot
         .nodes
         .iter()
-        .filter(|(name, node)| node.is_linux() || snapshot.orders.contains_key(*name))
+        .map(|(name, node)| (name, node, snapshot.orders.get(name)))
+        .filter(|(_, node, object)| node.is_linux() || object.is_some())
         // What an undecodable order holds is unknown: it stays as it is.
-        .filter(|(name, _)| snapshot.orders.get(*name).is_none_or(|order| order.0.is_ok()))
-        .map(|(name, node)| {
-            let mut order = resolve_node(node, snapshot.order_of(node), &tunings, contents);
+        .filter(|(_, _, object)| object.is_none_or(|object| object.0.is_ok()))
+        .map(|(name, node, object)| {
+            let prior = object.and_then(|object| node.order_in(object));
+            let mut order = resolve_node(node, prior, &tunings, contents);
             // What is new is the same on many nodes.
             keep_one(&mut order.entries, &last.entries);
             keep_one(&mut order.observe, &last.observe);
@@ -132,10 +134,9 @@ fn resolve_node(
     tunings: &Ranked<'_>,
     contents: &Contents,
 ) -> NodeOrder {
-    let name = node.metadata.name.as_deref().unwrap_or_default();
     let matching = tunings.enforce.iter().filter(|(tuning, _)| tuning.matches(node));
     let offers: Vec<_> = matching
-        .map(|(tuning, spec)| Offer::new(tuning, spec, contents.of(&tuning.uid, name), prior))
+        .map(|(tuning, spec)| Offer::new(tuning, spec, contents.of(&tuning.uid, node.name()), prior))
         .collect();
     let observers: Vec<_> =
         tunings.observe.iter().filter(|(tuning, _)| tuning.matches(node)).copied().collect();

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crds::TcpCloseNode;
 use jiff::Timestamp;
-use kube::{Client, ResourceExt};
+use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -148,7 +149,8 @@ async fn order(
 /// What is to be ordered now: what the specs want, as far as their rollouts have come.
 pub fn resolve_now(snapshot: &Snapshot, silent: &BTreeSet<String>, unseen: &BTreeSet<String>) -> Resolution {
     let wants = resolve(snapshot, &Contents::as_specified());
-    let is_reachable = |node: &Node| snapshot.is_reporting(node) && !silent.contains(&node.name_any());
+    let is_reachable =
+        |node: &Node, order: Option<&TcpCloseNode>| node.is_reporting(order) && !silent.contains(node.name());
     let contents = place(snapshot, &wants, &is_reachable, unseen);
     if contents.are_as_specified() { wants } else { resolve(snapshot, &contents) }
 }

@@ -108,6 +108,23 @@ impl Node {
         self.labels().get(HOLD_LABEL).is_some_and(|value| value != "false")
     }
 
+    /// Its name; empty for a Node that has none.
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// The order in an object of its name, if it is for this very Node.
+    pub fn order_in<'a>(&self, object: &'a OrderObject) -> Option<&'a TcpCloseNode> {
+        object.0.as_ref().ok().filter(|order| order.spec.node_uid == self.uid())
+    }
+
+    /// Whether it is Ready and its agent has ever reported on its order: it can be ordered something, unless it has fallen silent
+    /// since.
+    pub fn is_reporting(&self, order: Option<&TcpCloseNode>) -> bool {
+        let status = order.and_then(|order| order.status.as_ref());
+        self.is_ready() && status.is_some_and(|status| status.observed_generation >= 0)
+    }
+
     /// Its uid; empty for a Node that no API server has seen.
     pub fn uid(&self) -> &str {
         self.metadata.uid.as_deref().unwrap_or_default()
@@ -245,15 +262,7 @@ impl Snapshot {
     /// The order of this very Node: one of an earlier Node of the same name is not adopted, and one that cannot be decoded
     /// says nothing.
     pub fn order_of(&self, node: &Node) -> Option<&TcpCloseNode> {
-        let order = self.orders.get(&node.name_any())?.0.as_ref().ok()?;
-        (order.spec.node_uid == node.uid()).then_some(order)
-    }
-
-    /// Whether the Node is Ready and its agent has ever reported on its order: it can be ordered something, unless it has fallen
-    /// silent since.
-    pub fn is_reporting(&self, node: &Node) -> bool {
-        let status = self.order_of(node).and_then(|order| order.status.as_ref());
-        node.is_ready() && status.is_some_and(|status| status.observed_generation >= 0)
+        node.order_in(self.orders.get(node.name())?)
     }
 
     /// Why the object of this name cannot be decoded; `None` where it can, or where there is none.

@@ -13,7 +13,7 @@ mod worst;
 use std::time::{Duration, Instant};
 
 use crds::tuning::{Mode, NodeCounts};
-use crds::{TcpCloseTuningSpec, TcpCloseTuningStatus};
+use crds::{TcpCloseNode, TcpCloseTuningSpec, TcpCloseTuningStatus};
 use jiff::Timestamp;
 
 use crate::history::History;
@@ -71,7 +71,8 @@ fn summarise_decoded(
 ) -> TcpCloseTuningStatus {
     let was_ready = past.was_in_force();
     let mut findings = class::find(tuning, spec, snapshot, resolution, history, was_ready, now.clock);
-    let is_reachable = |node: &Node| class::is_heard(node, snapshot, history, now.clock);
+    let is_reachable =
+        |node: &Node, order: Option<&TcpCloseNode>| class::is_heard(node, order, history, now.clock);
     let members = rollout::members(tuning, snapshot, resolution, &is_reachable);
     let progress = match spec.mode {
         Mode::Enforce => Some(rollout::advance(tuning, spec, past.status, &members, now.wall)),
@@ -125,7 +126,8 @@ fn restoring<'a>(
             let node = snapshot.nodes.get(name).filter(|node| !tuning.matches(node))?;
             let why = history.held_back(name);
             // A person who holds a node does not wait for it.
-            let reachable = class::is_heard(node, snapshot, history, now) && why != Some(&Why::Label);
+            let reachable =
+                class::is_heard(node, snapshot.order_of(node), history, now) && why != Some(&Why::Label);
             Some(Restoring { node: name, reachable, why })
         })
         .collect()

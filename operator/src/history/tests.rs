@@ -17,9 +17,9 @@ fn silence_is_measured_on_our_own_clock() {
         let status = order.status.as_mut().unwrap();
         status.reported_at.as_mut().unwrap().0 -= Duration::from_secs(5000);
     });
-    assert_eq!(history.silence("n1", cluster.now.clock), Duration::from_secs(40));
+    assert_eq!(history.silence("n1", cluster.now.clock).of_reports, Duration::from_secs(40));
     history.note_reports(&cluster.snapshot, cluster.now.clock);
-    assert_eq!(history.silence("n1", cluster.now.clock), Duration::ZERO);
+    assert_eq!(history.silence("n1", cluster.now.clock).of_reports, Duration::ZERO);
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn an_order_is_no_report() {
     cluster.edit_tuning("web", |tuning| tuning.priority(3).keeping());
     cluster.assign();
     history.note_reports(&cluster.snapshot, cluster.now.clock);
-    assert_eq!(history.silence("n1", cluster.now.clock), Duration::from_secs(40));
+    assert_eq!(history.silence("n1", cluster.now.clock).of_reports, Duration::from_secs(40));
 }
 
 #[test]
@@ -37,8 +37,8 @@ fn a_broken_watch_is_nobodys_silence() {
     let (mut cluster, mut history) = heard();
     cluster.pass(4000);
     history.forgive(cluster.now.clock);
-    assert_eq!(history.silence("n1", cluster.now.clock), Duration::ZERO);
-    assert_eq!(history.silence_while_ready("n1", cluster.now.clock), Duration::ZERO);
+    assert_eq!(history.silence("n1", cluster.now.clock).of_reports, Duration::ZERO);
+    assert_eq!(history.silence("n1", cluster.now.clock).while_ready, Duration::ZERO);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_node_made_anew_under_an_old_name_starts_anew() {
     cluster.pass(4000);
     cluster.edit_node("n1", |node| node.metadata.uid = Some("anew".into()));
     history.note_reports(&cluster.snapshot, cluster.now.clock);
-    assert_eq!(history.silence("n1", cluster.now.clock), Duration::ZERO);
+    assert_eq!(history.silence("n1", cluster.now.clock).of_reports, Duration::ZERO);
 }
 
 #[test]

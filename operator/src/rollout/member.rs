@@ -32,19 +32,22 @@ pub struct Member<'a> {
     pub failure: Option<&'a str>,
 }
 
+/// Whether a Node, which has this order, can be ordered something.
+pub type IsReachable<'a> = &'a dyn Fn(&Node, Option<&TcpCloseNode>) -> bool;
+
 /// The nodes that a tuning is for, by name.
 pub fn members<'a>(
     tuning: &'a Tuning,
     snapshot: &'a Snapshot,
     wants: &Resolution,
-    is_reachable: &dyn Fn(&Node) -> bool,
+    is_reachable: IsReachable<'_>,
 ) -> Vec<Member<'a>> {
     let matched = snapshot.nodes.iter().filter(|(_, node)| tuning.matches(node));
     let members = matched.map(|(name, node)| {
         let mut claims = wants.orders.get(name).into_iter().flat_map(|order| &order.claims);
         let wins = claims.any(|claim| claim.tuning == tuning.uid && claim.standing == Standing::Wins);
-        let reachable = is_reachable(node);
-        Member::new(name, node, snapshot.order_of(node), &tuning.uid, wins, reachable)
+        let order = snapshot.order_of(node);
+        Member::new(name, node, order, &tuning.uid, wins, is_reachable(node, order))
     });
     members.collect()
 }

@@ -6,9 +6,10 @@ use crds::TcpCloseTuningSpec;
 use crds::tuning::{Mode, Phase, RolloutStatus};
 
 use super::canary::canaries;
+use super::member::IsReachable;
 use super::{Member, begin, members};
 use crate::resolve::{Content, Contents, Resolution, precedence};
-use crate::snapshot::{Node, Snapshot, Tuning};
+use crate::snapshot::{Snapshot, Tuning};
 
 /// A rollout that has not reached every node.
 struct Rolling<'a> {
@@ -22,7 +23,7 @@ struct Rolling<'a> {
 pub fn place(
     snapshot: &Snapshot,
     wants: &Resolution,
-    is_reachable: &dyn Fn(&Node) -> bool,
+    is_reachable: IsReachable<'_>,
     unseen: &BTreeSet<String>,
 ) -> Contents {
     let enforced =

@@ -125,11 +125,14 @@ pub fn find<'a>(
             let report = order.and_then(|order| {
                 Some((order, order.status.as_ref().filter(|status| has_reported(status))?))
             });
-            finding.heard = is_heard(node, snapshot, history, now);
-            if let Some(why) = silence(node, order, report.is_some(), history, now) {
+            finding.heard = is_heard(node, order, history, now);
+            if !finding.heard
+                && let Some(why) = silence(node, order, report.is_some(), history, now)
+            {
                 (finding.class, finding.message) = why;
             }
-            if let Some(error) = snapshot.unreadable_order(name).filter(|_| node.is_ready()) {
+            let unreadable = if order.is_none() { snapshot.unreadable_order(name) } else { None };
+            if let Some(error) = unreadable.filter(|_| node.is_ready()) {
                 finding.message =
                     format!("its TcpCloseNode cannot be read ({error}): delete it, and a new one is made");
             }
@@ -147,15 +150,16 @@ pub fn find<'a>(
 }
 
 /// Whether a node's agent has been heard lately.
-pub fn is_heard(node: &Node, snapshot: &Snapshot, history: &History, now: Instant) -> bool {
-    snapshot.is_reporting(node) && silence(node, snapshot.order_of(node), true, history, now).is_none()
+pub fn is_heard(node: &Node, order: Option<&TcpCloseNode>, history: &History, now: Instant) -> bool {
+    node.is_reporting(order) && silence(node, order, true, history, now).is_none()
 }
 
 /// Nodes that look as if they could be ordered something, and whose agents have fallen silent.
 pub fn silent(snapshot: &Snapshot, history: &History, now: Instant) -> BTreeSet<String> {
-    let reporting = snapshot.nodes.iter().filter(|(_, node)| snapshot.is_reporting(node));
-    let silent = reporting.filter(|(_, node)| !is_heard(node, snapshot, history, now));
-    silent.map(|(name, _)| name.clone()).collect()
+    let with_orders = snapshot.nodes.iter().map(|(name, node)| (name, node, snapshot.order_of(node)));
+    let silent = with_orders
+        .filter(|(_, node, order)| node.is_reporting(*order) && !is_heard(node, *order, history, now));
+    silent.map(|(name, ..)| name.clone()).collect()
 }
 
 fn has_reported(status: &TcpCloseNodeStatus) -> bool {
@@ -170,20 +174,19 @@ fn silence(
     history: &History,
     now: Instant,
 ) -> Option<(Class, String)> {
-    let name = node.metadata.name.as_deref().unwrap_or_default();
     if !node.is_ready() {
         return Some((Class::Stale, "the node is not Ready".into()));
     }
     let interval = Duration::from_secs(order.map_or(20, |order| order.spec.report_interval_seconds).into());
-    let missing = history.silence_while_ready(name, now);
-    if missing >= MISSING_AFTER.max(interval * MISSING_AFTER_REPORTS) {
+    let silence = history.silence(node.name(), now);
+    if silence.while_ready >= MISSING_AFTER.max(interval * MISSING_AFTER_REPORTS) {
         let why = "the node is Ready, and its agent has not reported for 5 minutes or more";
         return Some((Class::AgentMissing, why.into()));
     }
     if !reported {
         return Some((Class::Pending, "its agent has not reported yet".into()));
     }
-    let silent = history.silence(name, now) >= interval * SILENT_AFTER;
+    let silent = silence.of_reports >= interval * SILENT_AFTER;
     silent.then(|| (Class::Stale, format!("its agent has missed {SILENT_AFTER} reports")))
 }
 

@@ -7,7 +7,7 @@ use crds::tuning::SocketSums;
 use super::{class, count, sums};
 use crate::history::History;
 use crate::resolve::Resolution;
-use crate::snapshot::{Node, Snapshot};
+use crate::snapshot::Snapshot;
 
 /// What is known of all Linux nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,8 +27,10 @@ pub struct Fleet {
 /// What is known of all Linux nodes.
 pub fn fleet(snapshot: &Snapshot, resolution: &Resolution, history: &History, now: Instant) -> Fleet {
     let nodes: Vec<_> = snapshot.nodes.iter().filter(|(_, node)| node.is_linux()).collect();
-    let is_heard = |node: &Node| class::is_heard(node, snapshot, history, now);
-    let heard: Vec<_> = nodes.iter().filter(|(_, node)| is_heard(node)).collect();
+    let orders = nodes.iter().filter_map(|(_, node)| Some((node, snapshot.order_of(node)?)));
+    let heard: Vec<_> =
+        orders.filter(|(node, order)| class::is_heard(node, Some(order), history, now)).collect();
+    let silence = nodes.iter().map(|(name, _)| history.silence(name, now).of_reports);
     let is_matched = |name: &String| {
         resolution.orders.get(name).is_some_and(|order| !order.claims.is_empty() || !order.observe.is_empty())
     };
@@ -36,7 +38,7 @@ pub fn fleet(snapshot: &Snapshot, resolution: &Resolution, history: &History, no
         nodes: count(nodes.len()),
         matched: count(nodes.iter().filter(|(name, _)| is_matched(name)).count()),
         silent: count(nodes.len() - heard.len()),
-        oldest_report: nodes.iter().map(|(name, _)| history.silence(name, now)).max().unwrap_or_default(),
-        sockets: sums::sums(heard.iter().filter_map(|(_, node)| snapshot.order_of(node)?.status.as_ref())),
+        oldest_report: silence.max().unwrap_or_default(),
+        sockets: sums::sums(heard.iter().filter_map(|(_, order)| order.status.as_ref())),
     }
 }
