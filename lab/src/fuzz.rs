@@ -108,13 +108,15 @@ fn platform() -> String {
 impl Target {
     /// Fuzzes from the beginning a few times, for so many seconds in all, until something is found.
     fn search(&self, seconds: u32) -> Result<Outcome> {
+        // To libFuzzer 0 s is no limit.
+        let part = (seconds / SEARCHES).max(1);
+        let mut outcome = self.run(part)?;
         for _ in 1..SEARCHES {
-            let outcome = self.run(seconds / SEARCHES)?;
-            if outcome.finding.is_some() {
-                return Ok(outcome);
+            if outcome.finding.is_none() {
+                outcome = self.run(part)?;
             }
         }
-        self.run(seconds / SEARCHES)
+        Ok(outcome)
     }
 
     /// Fuzzes for so many seconds, or until something is found.
