@@ -28,8 +28,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const REST_FIRST: Duration = Duration::from_millis(500);
 const REST_MAX: Duration = Duration::from_secs(12);
 
-/// How long a broken watch rests before it is opened again, or a failed report before it is sent again: with jitter, so that a fleet does not come back at once, and
-/// never so long that an API server that is back stays unnoticed for 30 s.
+/// How long a broken watch rests before it is opened again, or a failed report before it is sent again: with jitter, so that a
+/// fleet does not come back at once, and never so long that an API server that is back stays unnoticed for 30 s.
 pub fn backoff() -> ExponentialBackoff {
     ExponentialBuilder::new()
         .with_min_delay(REST_FIRST)

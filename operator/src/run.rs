@@ -248,7 +248,6 @@ impl Pace {
     async fn next(&mut self, health: &Health) {
         let (facts_at, counts_at) = (self.ended + self.took * REST, self.ended + self.took * REST_OF_COUNTS);
         let facts = async {
-            // A loop that is gone changes nothing any longer; the ticks go on.
             let _ = self.facts.changed().await;
             tokio::time::sleep(self.after).await;
             tokio::time::sleep_until(facts_at.into()).await;

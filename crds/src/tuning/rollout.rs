@@ -17,8 +17,8 @@ pub struct Rollout {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
     /// How many nodes may have been ordered the change and not yet have settled: a number from 1 to 1000000, or a percentage of
-    /// the nodes that are reachable when it starts or come within reach meanwhile, rounded down and at least 1. Absent: all of up to 10
-    /// nodes, above that 10%.
+    /// the nodes that are reachable when it starts or come within reach meanwhile, rounded down and at least 1. Absent: all of up
+    /// to 10 nodes, above that 10%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "number_from_1_or_percentage")]
     pub max_concurrent: Option<IntOrString>,

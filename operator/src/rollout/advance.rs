@@ -237,7 +237,7 @@ impl<'a> Scene<'_, 'a> {
     fn look(&self, rollout: RolloutStatus) -> RolloutStatus {
         let phase_since = rollout.phase_since.clone().or(Some(Time(self.now)));
         let phase = begin::phase(&rollout);
-        if matches!(phase, Phase::Completed | Phase::RolledBack) {
+        if begin::is_over(&rollout) {
             return RolloutStatus { phase_since, ..rollout };
         }
         let ordered: Vec<_> = self.members.iter().filter(|member| member.has(&rollout.revision)).collect();

@@ -22,9 +22,11 @@ pub fn current(
 ) -> RolloutStatus {
     match stored.and_then(|stored| stored.rollout.as_ref()) {
         Some(rollout) if rollout.revision == tuning.revision && !is_to_be_retried(tuning, rollout) => {
-            let reachable = rollout.reachable.max(reachable(members));
-            let rollout = rollout.clone();
-            if is_over(&rollout) { rollout } else { RolloutStatus { reachable, ..rollout } }
+            let mut rollout = rollout.clone();
+            if !is_over(&rollout) {
+                rollout.reachable = rollout.reachable.max(reachable(members));
+            }
+            rollout
         }
         // An operator that knew no rollouts has ordered this everywhere.
         None if stored.is_some_and(|stored| stored.observed_generation == tuning.generation) => {
@@ -114,7 +116,8 @@ fn begin(
     }
 }
 
-fn is_over(rollout: &RolloutStatus) -> bool {
+/// Whether nodes move no longer.
+pub fn is_over(rollout: &RolloutStatus) -> bool {
     matches!(phase(rollout), Phase::Completed | Phase::RolledBack)
 }
 

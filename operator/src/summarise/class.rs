@@ -157,8 +157,9 @@ pub fn is_heard(node: &Node, order: Option<&TcpCloseNode>, history: &History, no
 /// Nodes that look as if they could be ordered something, and whose agents have fallen silent.
 pub fn silent(snapshot: &Snapshot, history: &History, now: Instant) -> BTreeSet<String> {
     let with_orders = snapshot.nodes.iter().map(|(name, node)| (name, node, snapshot.order_of(node)));
-    let silent = with_orders
-        .filter(|(_, node, order)| node.is_reporting(*order) && !is_heard(node, *order, history, now));
+    let silent = with_orders.filter(|(_, node, order)| {
+        node.is_reporting(*order) && silence(node, *order, true, history, now).is_some()
+    });
     silent.map(|(name, ..)| name.clone()).collect()
 }
 
