@@ -45,6 +45,8 @@ pub(crate) struct Crowd {
     pub(crate) nodes: PathBuf,
     /// A folder for the journals; a file system in memory is mounted on it that nobody else sees.
     pub(crate) journals: PathBuf,
+    /// How often an agent looks at its kernel.
+    pub(crate) turn: Duration,
     /// How many agents start in a second.
     pub(crate) starts_per_second: u32,
     /// Instead of agents: writers of the naive design, each of which writes so often.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use kube::Config;
-use node_agent::run::{Settings, run};
+use node_agent::run::{Settings, TURN, run};
 use node_agent::standalone::{Error, Exit, Host, Source};
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -108,6 +108,7 @@ fn start(arguments: Run) -> Result<(), String> {
     let procfs = kernel.into();
     let pods = pods.options(&procfs);
     let settings = Settings {
+        turn: TURN,
         node: node_name,
         procfs,
         state_dir: journal.state,

@@ -29,8 +29,8 @@ use crate::textfile::Textfile;
 use crate::ticks::Ticks;
 use crate::watchdog::Watchdog;
 
-/// A foreign change is noticed within this.
-pub(crate) const TURN: Duration = Duration::from_secs(1);
+/// An agent looks at its kernel this often: a foreign change is noticed within this.
+pub const TURN: Duration = Duration::from_secs(1);
 /// While turns find the same and nothing is to be told, a status is made this often, to see whether counts are worth it.
 const QUIET: Duration = Duration::from_secs(5);
 /// Another agent that holds the journal and has missed this many reports leaves the report to this one.
@@ -39,6 +39,8 @@ const RIVAL_SILENT: u32 = 3;
 /// How the agent runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// How often it looks at its kernel: each [`TURN`], unless so many agents share a machine that their turns alone would fill it.
+    pub turn: Duration,
     /// The node's name, and so its object's.
     pub node: String,
     /// Where the kernel's files are.
@@ -174,7 +176,7 @@ impl Agent {
     /// Where ticks of a timer cannot be received.
     pub async fn live(&mut self, turned: impl Fn()) -> std::io::Result<Infallible> {
         let mut news = pin!(cluster::watch(Api::all(self.api.clone().into_client()), &self.settings.node));
-        let turns = Ticks::every(TURN)?;
+        let turns = Ticks::every(self.settings.turn)?;
         loop {
             tokio::select! {
                 Some(news) = news.next() => self.take(news),

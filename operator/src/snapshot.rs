@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crds::tuning::{Labels, Mode, RolloutStatus, StableRevision};
-use crds::{TcpCloseNode, TcpCloseTuning, TcpCloseTuningSpec, TcpCloseTuningStatus, revision};
+use crds::{
+    TcpCloseNode, TcpCloseNodeStatus, TcpCloseTuning, TcpCloseTuningSpec, TcpCloseTuningStatus, revision,
+};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
@@ -86,6 +88,11 @@ pub struct NodeCondition {
     pub reason: String,
 }
 
+/// What an agent has reported on this order: before it does, a status holds nothing that it said.
+pub fn report_in(order: &TcpCloseNode) -> Option<&TcpCloseNodeStatus> {
+    order.status.as_ref().filter(|status| status.observed_generation >= 0)
+}
+
 impl Node {
     /// Whether it runs Linux.
     pub fn is_linux(&self) -> bool {
@@ -121,8 +128,7 @@ impl Node {
     /// Whether it is Ready and its agent has ever reported on its order: it can be ordered something, unless it has fallen silent
     /// since.
     pub fn is_reporting(&self, order: Option<&TcpCloseNode>) -> bool {
-        let status = order.and_then(|order| order.status.as_ref());
-        self.is_ready() && status.is_some_and(|status| status.observed_generation >= 0)
+        self.is_ready() && order.and_then(report_in).is_some()
     }
 
     /// Its uid; empty for a Node that no API server has seen.

@@ -53,6 +53,7 @@ pub(super) async fn start(crowd: Crowd, nodes: Vec<Node>, kernels: Vec<Memory>) 
             let client =
                 crds::client::client(&config, crds::client::IDLE_OF_MANY).map_err(api("make a client"))?;
             let settings = Settings {
+                turn: crowd.turn,
                 state_dir: crowd.journals.join(&node.name),
                 node: node.name,
                 procfs: Procfs::of(Arc::new(kernel)),

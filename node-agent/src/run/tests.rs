@@ -13,6 +13,7 @@ fn agent() -> (TempDir, Agent) {
     let (dir, procfs) = tree(&[(KEY, "60\n")]);
     let state_dir = dir.path().join("state");
     let settings = Settings {
+        turn: TURN,
         node: "node-1".into(),
         procfs: procfs.clone(),
         state_dir: state_dir.clone(),

@@ -308,6 +308,7 @@ fn said(verdict: Verdict) -> String {
     clip(&text, REASON_MAX)
 }
 
-fn bounded(many: usize) -> u32 {
+/// As a status holds it.
+pub(super) fn bounded(many: usize) -> u32 {
     u32::try_from(many).unwrap_or(u32::MAX)
 }

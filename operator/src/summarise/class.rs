@@ -14,7 +14,7 @@ use crate::limit::Why;
 use crate::resolve::{Claim, NodeOrder, Resolution, Standing, is_acknowledged};
 use crate::rollout::advance::{LOST, Progress};
 use crate::rollout::member::Member;
-use crate::snapshot::{HOLD_LABEL, Node, Snapshot, Tuning};
+use crate::snapshot::{HOLD_LABEL, Node, Snapshot, Tuning, report_in};
 
 /// An agent that misses this many reports is silent.
 const SILENT_AFTER: u32 = 3;
@@ -122,9 +122,7 @@ pub fn find<'a>(
             if let Some(wanted) = wanted {
                 finding.note_claims(tuning, wanted);
             }
-            let report = order.and_then(|order| {
-                Some((order, order.status.as_ref().filter(|status| has_reported(status))?))
-            });
+            let report = order.and_then(|order| Some((order, report_in(order)?)));
             finding.heard = is_heard(node, order, history, now);
             if !finding.heard
                 && let Some(why) = silence(node, order, report.is_some(), history, now)
@@ -161,10 +159,6 @@ pub fn silent(snapshot: &Snapshot, history: &History, now: Instant) -> BTreeSet<
         node.is_reporting(*order) && silence(node, *order, true, history, now).is_some()
     });
     silent.map(|(name, ..)| name.clone()).collect()
-}
-
-fn has_reported(status: &TcpCloseNodeStatus) -> bool {
-    status.observed_generation >= 0
 }
 
 /// The class of a node of which nothing can be known at the moment, and why; `None` where its agent reports.

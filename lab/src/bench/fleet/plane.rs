@@ -11,6 +11,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client, ResourceExt, api::PostParams};
+use node_agent::run::TURN;
 use rustix::process::Signal;
 
 use crate::{
@@ -40,6 +41,9 @@ const AGENTS_PER_SERVER: usize = 7500;
 const CREATING: usize = 32;
 /// The agents of a fleet do not all start in one second either. An API server on two busy cores can take no more than this.
 const STARTS_PER_SECOND: usize = 40;
+/// A simulated agent needs 0.1 ms for a turn. Those of so many nodes may take half a core; in a larger fleet they turn so rarely
+/// that they take no more than that.
+const TURN_EACH_SECOND_MAX: usize = 5000;
 /// The local ports that connections to one API server are made from: by default fewer than a storm needs. None that anything here
 /// listens on: who connects to a server that is away, from the server's own port, meets itself and keeps the server from its port.
 const PORTS: &str = "10000 65535";
@@ -180,6 +184,7 @@ impl Plane {
                 user: agent_user(),
                 nodes: self.nodes_file(at),
                 journals: self.cluster.dir().join(format!("journals-{at}")),
+                turn: turn(self.nodes),
                 starts_per_second: u32::try_from(STARTS_PER_SECOND / crowds).unwrap_or(1).max(1),
                 naive,
             };
@@ -274,6 +279,11 @@ impl Drop for Agents {
         let _ = self.process().map(|process| process.signal(Signal::KILL));
         let _ = self.child.wait();
     }
+}
+
+/// How often the simulated agents of so many nodes look at their kernels.
+pub(super) fn turn(nodes: usize) -> Duration {
+    TURN * u32::try_from(nodes.div_ceil(TURN_EACH_SECOND_MAX).max(1)).unwrap_or(u32::MAX)
 }
 
 /// How long agents take to start, for deadlines.

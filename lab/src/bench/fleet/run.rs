@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     Extent,
     gauge::{Reading, Usage, are_ready, operators_page, writes},
-    plane::{Agents, Plane, starting},
+    plane::{Agents, Plane, starting, turn},
     table::Figures,
 };
 use crate::{
@@ -71,7 +71,7 @@ impl<'a> Run<'a> {
         }
         let operator = plane.start_operator()?;
         let agents = plane.start_agents(None)?;
-        let figures = Figures { nodes, servers: clients.len(), ..Figures::default() };
+        let figures = Figures { nodes, servers: clients.len(), turn: turn(nodes), ..Figures::default() };
         let mut run = Self { plane, extent, nodes, inside, clients, operator, agents, figures };
         run.wait_for("every node is in force", |run| run.is_in_force())?;
         run.figures.start = start.elapsed();

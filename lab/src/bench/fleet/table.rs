@@ -24,6 +24,8 @@ pub struct Figures {
     pub nodes: usize,
     /// How many API servers, all on one etcd.
     pub servers: usize,
+    /// How often a simulated agent looks at its kernel.
+    pub turn: Duration,
     /// How often a node reports when nothing happens.
     pub interval: Duration,
     /// From the first Node's creation until every node is in force.
@@ -81,15 +83,17 @@ impl Figures {
 
 type Row = (&'static str, fn(&Figures) -> String);
 
-const ROWS: [Row; 29] = [
+const ROWS: [Row; 31] = [
     ("nodes", |figures| figures.nodes.to_string()),
     ("API servers", |figures| figures.servers.to_string()),
+    ("simulated agents' turn, s", |figures| figures.turn.as_secs().to_string()),
     ("report interval, s", |figures| figures.interval.as_secs().to_string()),
     ("first Node to all in force, s", |figures| seconds(figures.start)),
     ("idle: writes/s", |figures| tenths(figures.idle.writes_per_second())),
     ("idle: CPU of API servers, %", |figures| percent(&figures.idle, |usage| usage.servers)),
     ("idle: CPU of etcd, %", |figures| percent(&figures.idle, |usage| usage.etcd)),
     ("idle: CPU of the operator, %", |figures| percent(&figures.idle, |usage| usage.operator)),
+    ("idle: CPU of simulated agents, %", |figures| percent(&figures.idle, |usage| usage.agents)),
     ("churn: writes/s", |figures| tenths(figures.churn.writes_per_second())),
     ("churn: CPU of API servers, %", |figures| percent(&figures.churn, |usage| usage.servers)),
     ("churn: CPU of etcd, %", |figures| percent(&figures.churn, |usage| usage.etcd)),
