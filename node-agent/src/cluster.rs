@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use crds::{GROUP, TcpCloseNode, TcpCloseNodeStatus, VERSION, client};
-use futures::{Stream, StreamExt};
+use crds::{GROUP, TcpCloseNode, TcpCloseNodeStatus, VERSION};
+use futures::{Stream, StreamExt, TryStreamExt};
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{Config, Event, watcher};
 use serde_json::json;
+
+use crate::rests::{self, Load, Rests};
 
 /// The field manager of everything that an agent writes.
 pub const FIELD_MANAGER: &str = "tcp-close-agent";
@@ -38,11 +40,30 @@ pub enum Error {
     Request(Box<kube::Error>),
 }
 
+impl Error {
+    /// Whether the API server had too much to do.
+    pub fn is_overload(&self) -> bool {
+        match self {
+            Self::Timeout => true,
+            Self::Request(error) => rests::is_overload(error),
+        }
+    }
+}
+
 /// Watches this node's object for ever.
-pub fn watch(api: Api<DeserializeGuard<TcpCloseNode>>, node: &str) -> impl Stream<Item = News> + use<> {
+pub fn watch(
+    api: Api<DeserializeGuard<TcpCloseNode>>,
+    node: &str,
+    load: &Load,
+) -> impl Stream<Item = News> + use<> {
     let config = Config::default().fields(&format!("metadata.name={node}"));
+    let rests = Rests::new(load);
+    let load = load.clone();
+    // Before it rests.
+    let events =
+        watcher(api, config).inspect_err(move |error| load.note_failure(rests::is_overload_of_watch(error)));
     let mut listed = false;
-    watcher(api, config).backoff(client::backoff()).filter_map(move |event| {
+    events.backoff(rests).filter_map(move |event| {
         let news = match event {
             Ok(Event::Init) => {
                 listed = false;

@@ -15,6 +15,7 @@ pub mod node;
 pub mod order;
 pub mod procfs;
 pub mod report;
+pub mod rests;
 pub mod run;
 pub mod sample;
 pub mod sentinel;

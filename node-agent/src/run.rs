@@ -10,10 +10,9 @@ use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
-use crds::{TcpCloseNode, TcpCloseNodeStatus, client};
+use crds::{TcpCloseNode, TcpCloseNodeStatus};
 use futures::StreamExt;
 use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::ExponentialBackoff;
 use kube::{Api, Client};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -23,6 +22,7 @@ use crate::node::{Moment, Node, Obstacle, Turn};
 use crate::order::Order;
 use crate::procfs::Procfs;
 use crate::report::{self, Past, Surroundings};
+use crate::rests::{Load, Rests};
 use crate::sample::{Census, PodOptions, Sampler};
 use crate::sentinel::Sentinel;
 use crate::textfile::Textfile;
@@ -93,7 +93,8 @@ pub struct Agent {
     textfile: Option<Textfile>,
     written: Option<Instant>,
     /// How long to rest after requests that failed.
-    rests: ExponentialBackoff,
+    rests: Rests,
+    load: Load,
     not_before: Instant,
     request: Option<Request>,
     /// A turn whose status could wait.
@@ -146,6 +147,7 @@ impl Agent {
             census: Census::default(),
             report_peers: settings.report_peers,
         };
+        let load = Load::default();
         Self {
             started: Instant::now(),
             api: Api::all(client),
@@ -161,7 +163,8 @@ impl Agent {
             surroundings,
             past: Past::default(),
             written: None,
-            rests: client::backoff(),
+            rests: Rests::new(&load),
+            load,
             not_before: Instant::now(),
             request: None,
             quiet: None,
@@ -175,7 +178,8 @@ impl Agent {
     /// # Errors
     /// Where ticks of a timer cannot be received.
     pub async fn live(&mut self, turned: impl Fn()) -> std::io::Result<Infallible> {
-        let mut news = pin!(cluster::watch(Api::all(self.api.clone().into_client()), &self.settings.node));
+        let mut news =
+            pin!(cluster::watch(Api::all(self.api.clone().into_client()), &self.settings.node, &self.load));
         let turns = Ticks::every(self.settings.turn)?;
         loop {
             tokio::select! {
@@ -235,6 +239,7 @@ impl Agent {
         {
             tracing::warn!(%why, "baselines are not taken over");
         }
+        self.load.note_interval(order.report_interval_seconds);
         self.order = Some(order);
         self.quiet = None;
         self.node.forget_failures();
@@ -341,7 +346,10 @@ impl Agent {
                 self.written = Some(Instant::now());
                 self.rests.reset();
             }
-            Answer::Written(Err(error), _) => self.wait(&format!("the status was not written: {error}")),
+            Answer::Written(Err(error), _) => {
+                self.load.note_failure(error.is_overload());
+                self.wait(&format!("the status was not written: {error}"));
+            }
             Answer::Read(result) => match *result {
                 Ok(Some(object)) => {
                     self.doubtful = false;
@@ -350,7 +358,10 @@ impl Agent {
                     self.rests.reset();
                 }
                 Ok(None) => self.wait("this node's TcpCloseNode is gone; nothing is restored on its absence"),
-                Err(error) => self.wait(&format!("the order was not read again: {error}")),
+                Err(error) => {
+                    self.load.note_failure(error.is_overload());
+                    self.wait(&format!("the order was not read again: {error}"));
+                }
             },
         }
     }

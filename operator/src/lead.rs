@@ -41,6 +41,12 @@ pub struct Leadership {
 }
 
 impl Leadership {
+    /// Of a lease that nobody competes for.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> Self {
+        Self { leads: watch::channel(false).1, deadline: Arc::default() }
+    }
+
     /// Asked before every write.
     pub fn may_write(&self) -> bool {
         let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,6 +13,7 @@ pub mod lead;
 pub mod limit;
 pub mod metrics;
 pub mod node_condition;
+pub mod pace;
 pub mod release;
 pub mod report;
 pub mod resolve;

@@ -1,7 +1,7 @@
 //! The two loops. One turns what changed into orders, at once; the other turns it into statuses, a moment later.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crds::TcpCloseNode;
 use jiff::Timestamp;
@@ -17,6 +17,7 @@ use crate::lead::{Candidate, Leadership};
 use crate::limit::{HeldBack, Limiter, confirm};
 use crate::metrics::{self, Kind, Metrics};
 use crate::node_condition::NodeConditions;
+use crate::pace::Pace;
 use crate::report::Reporter;
 use crate::resolve::{Contents, Resolution, resolve};
 use crate::rollout::place;
@@ -24,19 +25,6 @@ use crate::serve::{Health, serve};
 use crate::snapshot::{Node, Snapshot};
 use crate::summarise::{Now, class, fleet::fleet, summarise};
 use crate::watch::Caches;
-
-/// Every loop turns at least this often: silence has to be noticed, and what failed is tried again.
-const TICK: Duration = Duration::from_secs(5);
-/// A change is ordered at once. What comes while an order is being sent leads to one order more.
-const ORDER_AFTER: Duration = Duration::ZERO;
-/// Orders and reports of one change come within this time, and lead to one status.
-const STATUS_AFTER: Duration = Duration::from_millis(150);
-/// Counts alone, of which many nodes have news in each second, come to a status (or to the metrics) in this time.
-const COUNTS_AFTER: Duration = Duration::from_secs(1);
-/// After a turn, facts wait this many times as long as it computed, so that a loop takes at most a third of a core.
-const REST: u32 = 2;
-/// The same for counts, which move all the time in a large fleet: a tenth of a core.
-const REST_OF_COUNTS: u32 = 9;
 
 /// Who this operator is.
 pub struct Settings {
@@ -110,7 +98,7 @@ async fn order(
     let Cluster { caches, leadership, health, metrics } = cluster;
     let mut sent = Sent::default();
     let mut limiter = Limiter::default();
-    let mut pace = Pace::new(&caches, &leadership, ORDER_AFTER, None);
+    let mut pace = Pace::of_orders(caches.facts(), &leadership);
     loop {
         tokio::select! {
             () = pace.next(&health) => {}
@@ -127,7 +115,7 @@ async fn order(
         let unseen = sent.unseen(&snapshot, started);
         let decide = |snapshot: &Snapshot| resolve_now(snapshot, &silent.borrow(), &unseen);
         let allowed = confirm::limit(&mut limiter, &client, &snapshot, decide, now).await;
-        pace.wake = allowed.wake;
+        pace.wake_after(allowed.wake);
         events.tell_of_undoing(allowed.news);
         holding.send_replace(allowed.held);
         let mut writes = sent.without_sent(assign::plan(&snapshot, &allowed.resolution), started);
@@ -165,7 +153,7 @@ async fn status(
 ) {
     let Cluster { caches, leadership, health, metrics } = cluster;
     let mut history = History::default();
-    let mut pace = Pace::new(&caches, &leadership, STATUS_AFTER, Some(caches.counts()));
+    let mut pace = Pace::of_statuses(caches.facts(), caches.counts(), &leadership);
     loop {
         pace.next(&health).await;
         if !health.is_ready() {
@@ -209,70 +197,5 @@ async fn status(
             let decide = || resolve_now(&snapshot, &silent, &BTreeSet::new());
             conditions.write(&snapshot, decide, now, &leadership).await;
         }
-    }
-}
-
-/// When a loop turns.
-struct Pace {
-    facts: watch::Receiver<u64>,
-    /// `None`: it has no use for them.
-    counts: Option<watch::Receiver<u64>>,
-    leadership: Leadership,
-    after: Duration,
-    /// When the last turn had computed, and for how long it had.
-    ended: Instant,
-    took: Duration,
-    /// When something is due that no change announces.
-    wake: Option<Duration>,
-}
-
-impl Pace {
-    fn new(
-        caches: &Caches,
-        leadership: &Leadership,
-        after: Duration,
-        counts: Option<watch::Receiver<u64>>,
-    ) -> Self {
-        Self {
-            facts: caches.facts(),
-            counts,
-            leadership: leadership.clone(),
-            after,
-            ended: Instant::now(),
-            took: Duration::ZERO,
-            wake: None,
-        }
-    }
-
-    /// Waits for a change, or a tick. What changes from here on is for the next turn.
-    async fn next(&mut self, health: &Health) {
-        let (facts_at, counts_at) = (self.ended + self.took * REST, self.ended + self.took * REST_OF_COUNTS);
-        let facts = async {
-            let _ = self.facts.changed().await;
-            tokio::time::sleep(self.after).await;
-            tokio::time::sleep_until(facts_at.into()).await;
-        };
-        let counts = async {
-            let Some(counts) = &mut self.counts else { return std::future::pending().await };
-            let _ = counts.changed().await;
-            tokio::time::sleep(COUNTS_AFTER).await;
-            tokio::time::sleep_until(counts_at.into()).await;
-        };
-        tokio::select! {
-            () = facts => {}
-            () = counts => {}
-            () = self.leadership.changed() => {}
-            () = tokio::time::sleep(self.wake.map_or(TICK, |wake| wake.min(TICK))) => {}
-        }
-        self.facts.mark_unchanged();
-        if let Some(counts) = &mut self.counts {
-            counts.mark_unchanged();
-        }
-        health.beat();
-    }
-
-    /// The computing of this turn, which has just ended, took so long.
-    fn worked(&mut self, took: Duration) {
-        (self.ended, self.took) = (Instant::now(), took);
     }
 }

@@ -120,3 +120,19 @@ async fn a_removal_waits_for_a_quorum_that_says_so_too() {
     shown(&mut agent, News::Object(object("u", 4, "Restore", None)));
     assert_eq!(answered(&mut agent, Some(object("u", 4, "Restore", None))), Some(60));
 }
+
+#[tokio::test]
+async fn a_report_that_an_overloaded_api_server_did_not_take_rests_longer_in_a_large_fleet() {
+    let (_dir, mut agent) = agent();
+    let mut rest = |interval| {
+        let mut object = object("u", i64::from(interval), "Set", Some(25));
+        object.spec.report_interval_seconds = interval;
+        agent.take(News::Object(object));
+        agent.rests.reset();
+        agent.take_answer(Answer::Written(Err(Error::Timeout), Box::default()));
+        agent.not_before.duration_since(Instant::now()).as_secs_f64()
+    };
+    let (few, many) = (rest(20), rest(300));
+    assert!((0.4..1.0).contains(&few), "{few}");
+    assert!((2.4..5.0).contains(&many), "{many}");
+}

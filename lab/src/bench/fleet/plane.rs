@@ -40,7 +40,7 @@ const AGENTS_PER_SERVER: usize = 7500;
 /// Nodes that are being created at once.
 const CREATING: usize = 32;
 /// The agents of a fleet do not all start in one second either. An API server on two busy cores can take no more than this.
-const STARTS_PER_SECOND: usize = 40;
+const STARTS_PER_SECOND: usize = 30;
 /// A simulated agent needs 0.1 ms for a turn. Those of so many nodes may take half a core; in a larger fleet they turn so rarely
 /// that they take no more than that.
 const TURN_EACH_SECOND_MAX: usize = 5000;

@@ -1,0 +1,157 @@
+//! Pace: when a loop turns, and how long it rests.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::lead::Leadership;
+use crate::serve::Health;
+
+/// Every loop turns at least this often: silence has to be noticed, and what failed is tried again.
+const TICK: Duration = Duration::from_secs(5);
+/// A change is ordered at once. What comes while an order is being sent leads to one order more.
+const ORDER_AFTER: Duration = Duration::ZERO;
+/// Orders and reports of one change come within this time, and lead to one status.
+const STATUS_AFTER: Duration = Duration::from_millis(150);
+/// Counts alone, of which many nodes have news in each second, come to a status (or to the metrics) in this time.
+const COUNTS_AFTER: Duration = Duration::from_secs(1);
+/// After a turn, facts wait this many times as long as it computed, so that a loop takes at most a third of a core.
+const REST: u32 = 2;
+/// The same for counts, which move all the time in a large fleet: a tenth of a core.
+const REST_OF_COUNTS: u32 = 9;
+
+/// When a loop turns.
+pub struct Pace {
+    facts: watch::Receiver<u64>,
+    /// `None`: it has no use for them.
+    counts: Option<watch::Receiver<u64>>,
+    leadership: Leadership,
+    after: Duration,
+    /// When the last turn had computed, and for how long it had.
+    ended: Instant,
+    took: Duration,
+    /// When something is due that no change announces.
+    wake: Option<Duration>,
+}
+
+impl Pace {
+    /// Of the loop that orders: counts are nothing to it.
+    pub fn of_orders(facts: watch::Receiver<u64>, leadership: &Leadership) -> Self {
+        let leadership = leadership.clone();
+        let (ended, took) = (Instant::now(), Duration::ZERO);
+        Self { facts, counts: None, leadership, after: ORDER_AFTER, ended, took, wake: None }
+    }
+
+    /// Of the loop that tells.
+    pub fn of_statuses(
+        facts: watch::Receiver<u64>,
+        counts: watch::Receiver<u64>,
+        leadership: &Leadership,
+    ) -> Self {
+        Self { counts: Some(counts), after: STATUS_AFTER, ..Self::of_orders(facts, leadership) }
+    }
+
+    /// Something is due by then that no change announces; `None`: nothing is.
+    pub fn wake_after(&mut self, wake: Option<Duration>) {
+        self.wake = wake;
+    }
+
+    /// Waits for a change, or a tick. What changes from here on is for the next turn.
+    pub async fn next(&mut self, health: &Health) {
+        let (facts_at, counts_at) = (self.ended + self.took * REST, self.ended + self.took * REST_OF_COUNTS);
+        let facts = async {
+            let _ = self.facts.changed().await;
+            rest_until(facts_at.max(Instant::now() + self.after)).await;
+        };
+        let counts = async {
+            let Some(counts) = &mut self.counts else { return std::future::pending().await };
+            let _ = counts.changed().await;
+            rest_until(counts_at.max(Instant::now() + COUNTS_AFTER)).await;
+        };
+        tokio::select! {
+            () = facts => {}
+            () = counts => {}
+            () = self.leadership.changed() => {}
+            () = tokio::time::sleep(self.wake.map_or(TICK, |wake| wake.min(TICK))) => {}
+        }
+        self.facts.mark_unchanged();
+        if let Some(counts) = &mut self.counts {
+            counts.mark_unchanged();
+        }
+        health.beat();
+    }
+
+    /// The computing of this turn, which has just ended, took so long.
+    pub fn worked(&mut self, took: Duration) {
+        (self.ended, self.took) = (Instant::now(), took);
+    }
+}
+
+/// A timer of the runtime is a millisecond or two late, so who need not wait asks none.
+async fn rest_until(at: Instant) {
+    if at > Instant::now() {
+        tokio::time::sleep_until(at.into()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long the next turn is waited for after one that computed for so long, when `news` has something to say.
+    async fn waits(took: Duration, of_statuses: bool, news: impl FnOnce(&Feeds)) -> Duration {
+        let (feeds, facts, counts) = feeds();
+        let leadership = Leadership::of_nobody();
+        let mut pace = if of_statuses {
+            Pace::of_statuses(facts, counts, &leadership)
+        } else {
+            Pace::of_orders(facts, &leadership)
+        };
+        pace.worked(took);
+        news(&feeds);
+        let start = Instant::now();
+        pace.next(&Health::default()).await;
+        start.elapsed()
+    }
+
+    struct Feeds {
+        facts: watch::Sender<u64>,
+        counts: watch::Sender<u64>,
+    }
+
+    fn feeds() -> (Feeds, watch::Receiver<u64>, watch::Receiver<u64>) {
+        let (facts, of_facts) = watch::channel(0);
+        let (counts, of_counts) = watch::channel(0);
+        (Feeds { facts, counts }, of_facts, of_counts)
+    }
+
+    fn tell(feed: &watch::Sender<u64>) {
+        feed.send_modify(|news| *news += 1);
+    }
+
+    #[tokio::test]
+    async fn an_order_waits_for_nothing_but_the_rest_after_the_last_turn() {
+        let (took, fact) = (Duration::from_millis(100), |feeds: &Feeds| tell(&feeds.facts));
+        assert!(waits(Duration::ZERO, false, fact).await < TICK / 2);
+        assert!(waits(took, false, fact).await >= took * REST);
+    }
+
+    #[tokio::test]
+    async fn counts_wake_the_loop_that_tells_and_not_the_one_that_orders() {
+        let counts = |feeds: &Feeds| tell(&feeds.counts);
+        let ordered = tokio::time::timeout(COUNTS_AFTER * 2, waits(Duration::ZERO, false, counts));
+        let (told, ordered) = tokio::join!(waits(Duration::ZERO, true, counts), ordered);
+        assert!((COUNTS_AFTER..TICK).contains(&told), "{told:?}");
+        assert!(ordered.is_err(), "{ordered:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_due_is_not_waited_for_longer() {
+        let (_feeds, facts, _) = feeds();
+        let mut pace = Pace::of_orders(facts, &Leadership::of_nobody());
+        pace.wake_after(Some(Duration::from_millis(20)));
+        let start = Instant::now();
+        pace.next(&Health::default()).await;
+        assert!(start.elapsed() < TICK, "{:?}", start.elapsed());
+    }
+}
