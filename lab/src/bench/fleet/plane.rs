@@ -34,9 +34,9 @@ use crate::{
 
 /// Where the operator answers, in the control plane's namespace.
 pub(super) const OPERATOR_ADDRESS: &str = "127.0.0.1:8081";
-/// An API server has a watch of each agent and, while all report at once, a connection of each: with more it would run out of
-/// descriptors, of which a process here has 20,000.
-const AGENTS_PER_SERVER: usize = 7500;
+/// An API server has a watch of each agent and, for a while, the connection of each that has reported: with more it would run out
+/// of descriptors, of which a process here has 20,000.
+const AGENTS_PER_SERVER: usize = 10_000;
 /// Nodes that are being created at once.
 const CREATING: usize = 32;
 /// The agents of a fleet do not all start in one second either. An API server on two busy cores can take no more than this.
