@@ -347,8 +347,7 @@ impl Agent {
                 self.rests.reset();
             }
             Answer::Written(Err(error), _) => {
-                self.load.note_failure(error.is_overload());
-                self.wait(&format!("the status was not written: {error}"));
+                self.wait(&format!("the status was not written: {error}"), error.is_overload());
             }
             Answer::Read(result) => match *result {
                 Ok(Some(object)) => {
@@ -357,16 +356,18 @@ impl Agent {
                     self.confirmed = object.metadata.generation;
                     self.rests.reset();
                 }
-                Ok(None) => self.wait("this node's TcpCloseNode is gone; nothing is restored on its absence"),
+                Ok(None) => {
+                    self.wait("this node's TcpCloseNode is gone; nothing is restored on its absence", false);
+                }
                 Err(error) => {
-                    self.load.note_failure(error.is_overload());
-                    self.wait(&format!("the order was not read again: {error}"));
+                    self.wait(&format!("the order was not read again: {error}"), error.is_overload());
                 }
             },
         }
     }
 
-    fn wait(&mut self, why: &str) {
+    fn wait(&mut self, why: &str, is_overload: bool) {
+        self.load.note_failure(is_overload);
         let rest = self.rests.next().unwrap_or_default();
         tracing::warn!(why, ?rest, "will try again");
         self.not_before = Instant::now() + rest;

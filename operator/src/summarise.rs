@@ -154,7 +154,8 @@ fn counts(scene: &Scene<'_>) -> NodeCounts {
     }
 }
 
-fn count(many: usize) -> u32 {
+/// So many, as a status holds it.
+pub fn count(many: usize) -> u32 {
     u32::try_from(many).unwrap_or(u32::MAX)
 }
 

@@ -13,7 +13,7 @@ use super::gate::{self, Verdict};
 use super::place::{failed, fails_too_often};
 use super::{Member, begin};
 use crate::snapshot::Tuning;
-use crate::summarise::{clip, nodes, some};
+use crate::summarise::{clip, count, nodes, some};
 
 /// The canaries are watched for so long where nobody says otherwise.
 const SOAK_SECONDS: u32 = 60;
@@ -241,7 +241,7 @@ impl<'a> Scene<'_, 'a> {
             return RolloutStatus { phase_since, ..rollout };
         }
         let ordered: Vec<_> = self.members.iter().filter(|member| member.has(&rollout.revision)).collect();
-        let settled = bounded(ordered.iter().filter(|member| member.is_done(&rollout.revision)).count());
+        let settled = count(ordered.iter().filter(|member| member.is_done(&rollout.revision)).count());
         let moved = settled > rollout.settled || rollout.progressed_at.is_none();
         let canaries = match phase {
             Phase::Canary => names(&self.canaries(&rollout)),
@@ -254,7 +254,7 @@ impl<'a> Scene<'_, 'a> {
         RolloutStatus {
             phase_since,
             progressed_at: if moved { Some(Time(self.now)) } else { rollout.progressed_at.clone() },
-            ordered: bounded(ordered.len()),
+            ordered: count(ordered.len()),
             settled,
             canaries,
             gate,
@@ -306,9 +306,4 @@ fn names(members: &[&Member<'_>]) -> Vec<String> {
 fn said(verdict: Verdict) -> String {
     let (Verdict::Passed(text) | Verdict::Inconclusive(text) | Verdict::Failed(text)) = verdict;
     clip(&text, REASON_MAX)
-}
-
-/// As a status holds it.
-pub(super) fn bounded(many: usize) -> u32 {
-    u32::try_from(many).unwrap_or(u32::MAX)
 }

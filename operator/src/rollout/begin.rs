@@ -5,8 +5,8 @@ use crds::tuning::{Phase, Rollout, RolloutStatus, StableRevision, share};
 use crds::{TcpCloseTuningSpec, TcpCloseTuningStatus};
 
 use super::Member;
-use super::advance::bounded;
 use crate::snapshot::Tuning;
+use crate::summarise::count;
 
 /// Up to so many nodes take a change at once where nobody says otherwise; of more, a tenth.
 const AT_ONCE: usize = 10;
@@ -125,7 +125,7 @@ pub fn is_over(rollout: &RolloutStatus) -> bool {
 /// The nodes that percentages are of.
 fn reachable(members: &[Member<'_>]) -> u32 {
     let able = members.iter().filter(|member| member.is_concerned() && member.reachable);
-    bounded(able.count())
+    count(able.count())
 }
 
 /// What nodes may hold that is neither stable nor the new revision: the latest.
