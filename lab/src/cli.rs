@@ -16,6 +16,7 @@ use crate::{
     network,
     prove::prove,
     relay, sim,
+    skew::{OLDER, skew},
     suite::{self, Tally},
     up::{self, up},
 };
@@ -109,6 +110,12 @@ enum Subject {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Run an older version's operator and agents beside those of this one, in both directions, in about six minutes.
+    Skew {
+        /// The commit of the older version; by default the last one of 0.1.0.
+        #[arg(default_value = OLDER)]
+        revision: String,
+    },
     /// Play one scene of `bench count`, in namespaces that were made for it.
     #[command(hide = true)]
     Scene {
@@ -172,6 +179,7 @@ impl Arguments {
             },
             Subject::Prove { write_docs, filter } => prove(&filter, write_docs),
             Subject::Fuzz { seconds, planted, filter } => fuzz(&filter, seconds, planted),
+            Subject::Skew { revision } => skew(&revision),
             Subject::Scene { play } => bench::count::play(&play),
             Subject::Sim { crowd } => sim::simulate(&crowd),
             Subject::Relay { holder, port_file } => relay::serve(holder, &port_file),

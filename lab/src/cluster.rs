@@ -172,6 +172,12 @@ impl Cluster {
         process::run_with_input(kubectl.args(["apply", "--filename", "-"]).args(options), manifest.as_bytes())
     }
 
+    /// Puts an object in the place of the one of its name.
+    pub(crate) fn replace(&self, manifest: &str) -> Result<String> {
+        let mut kubectl = self.client("kubectl");
+        process::run_with_input(kubectl.args(["replace", "--filename", "-"]), manifest.as_bytes())
+    }
+
     /// Runs helm and returns what it printed.
     pub fn helm<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
         process::run(self.client("helm").args(arguments))

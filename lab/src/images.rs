@@ -7,12 +7,13 @@ use std::{
 };
 
 use crate::{
+    checkout::Checkout,
     cluster::Cluster,
     error::{Error, Result},
     files,
     node::PAUSE_IMAGE,
     process::run,
-    programs,
+    programs::{self, StaticPrograms},
     report::during,
 };
 
@@ -23,8 +24,8 @@ const POLICY: &str = include_str!("images/policy.json");
 #[derive(Debug, Clone)]
 pub struct Image {
     /// Its repository, such as `tcpclose.dev/agent`.
-    pub repository: &'static str,
-    /// Its tag: the version of the workspace.
+    pub repository: String,
+    /// Its tag: the version of the workspace, for those of this checkout.
     pub tag: &'static str,
     /// Its OCI archive.
     pub archive: PathBuf,
@@ -44,9 +45,28 @@ pub struct Images {
 /// Builds both programs and their images from the project's own Containerfile.
 pub fn build(cluster: &Cluster) -> Result<Images> {
     let programs = programs::build(cluster.checkout(), &cluster.dir().join("target"))?;
+    let source = Source { checkout: cluster.checkout(), tag: env!("CARGO_PKG_VERSION"), folder: "images" };
+    bake_both(cluster, &source, programs)
+}
+
+/// The same from another checkout, whose images have a tag of their own.
+pub(crate) fn build_of(cluster: &Cluster, checkout: &Checkout, tag: &'static str) -> Result<Images> {
+    let programs = programs::build(checkout, &cluster.dir().join(format!("target-{tag}")))?;
+    bake_both(cluster, &Source { checkout, tag, folder: tag }, programs)
+}
+
+/// Where images come from and what they are called.
+struct Source<'a> {
+    checkout: &'a Checkout,
+    tag: &'static str,
+    /// The folder of the lab that holds their archives.
+    folder: &'static str,
+}
+
+fn bake_both(cluster: &Cluster, source: &Source<'_>, programs: StaticPrograms) -> Result<Images> {
     during("builds the images of the operator and the agent", || {
-        let operator = project_image(cluster, "tcpclose.dev/operator", "operator", programs.operator)?;
-        let agent = project_image(cluster, "tcpclose.dev/agent", "agent", programs.agent)?;
+        let operator = project_image(cluster, source, "operator", programs.operator)?;
+        let agent = project_image(cluster, source, "agent", programs.agent)?;
         Ok(Images { operator, agent })
     })
 }
@@ -83,17 +103,12 @@ pub(crate) fn pause(cluster: &Cluster) -> Result<PathBuf> {
     Ok(archive)
 }
 
-fn project_image(
-    cluster: &Cluster,
-    repository: &'static str,
-    stage: &str,
-    program: PathBuf,
-) -> Result<Image> {
-    let tag = env!("CARGO_PKG_VERSION");
-    let archive = cluster.dir().join("images").join(format!("{stage}.tar"));
+fn project_image(cluster: &Cluster, source: &Source<'_>, stage: &str, program: PathBuf) -> Result<Image> {
+    let (repository, tag) = (format!("tcpclose.dev/{stage}"), source.tag);
+    let archive = cluster.dir().join(source.folder).join(format!("{stage}.tar"));
     let recipe = Recipe {
         name: &format!("{repository}:{tag}"),
-        containerfile: cluster.checkout().root().join("Containerfile"),
+        containerfile: source.checkout.root().join("Containerfile"),
         stage: Some(stage),
         program: &program,
         file: &format!("tcpclose-{stage}"),

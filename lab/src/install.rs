@@ -1,6 +1,7 @@
 //! Puts the product onto a lab the way a person does: images on the nodes, then the chart with helm.
 
 use crate::{
+    checkout::Checkout,
     cluster::Cluster,
     error::Result,
     images::{self, Image, Images},
@@ -32,8 +33,18 @@ pub fn install(cluster: &Cluster, images: &Images, more: &[&str]) -> Result<()> 
 
 /// The same, but pods that the chart does not change stay. Returns whether the release was there already.
 pub(crate) fn install_or_upgrade(cluster: &Cluster, images: &Images, more: &[&str]) -> Result<bool> {
+    install_chart(cluster, cluster.checkout(), images, more)
+}
+
+/// The same, with the chart of another checkout.
+pub(crate) fn install_chart(
+    cluster: &Cluster,
+    checkout: &Checkout,
+    images: &Images,
+    more: &[&str],
+) -> Result<bool> {
     make_namespace(cluster)?;
-    let chart = cluster.checkout().root().join("charts").join(RELEASE).display().to_string();
+    let chart = checkout.root().join("charts").join(RELEASE).display().to_string();
     let is_there = cluster.helm(&["status", RELEASE, "--namespace", NAMESPACE]).is_ok();
     let verb = if is_there { "upgrade" } else { "install" };
     let values = [image_values("operator", &images.operator), image_values("agent", &images.agent)].join(",");

@@ -31,6 +31,7 @@ mod relay;
 mod report;
 mod shared_build;
 mod sim;
+mod skew;
 pub mod sockets;
 mod stale;
 pub mod suite;

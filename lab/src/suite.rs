@@ -122,10 +122,12 @@ const LONG_TESTS: &[&[Test]] = &[
     undoing::LONG_TESTS,
 ];
 
-const FIN_TIMEOUT: &str = Sysctl::FinTimeout.name();
+pub(crate) const FIN_TIMEOUT: &str = Sysctl::FinTimeout.name();
 const RETRIES: &str = Sysctl::OrphanRetries.name();
 /// A change takes a second; a loaded machine may take longer.
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+pub(crate) use orders::wait_until_all_hold;
 
 /// A sentence about behaviour, and the function that finds out whether it is true.
 pub struct Test {

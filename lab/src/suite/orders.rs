@@ -29,7 +29,7 @@ pub(super) fn all_hold(suite: &Suite, key: &str, value: &str) -> Outcome {
     ensure(values.iter().all(|live| live == value), || format!("{key} is {values:?}, not {value} everywhere"))
 }
 
-pub(super) fn wait_until_all_hold(suite: &Suite, key: &str, value: &str) -> Result<Duration, Failure> {
+pub(crate) fn wait_until_all_hold(suite: &Suite, key: &str, value: &str) -> Result<Duration, Failure> {
     wait_until_all_hold_within(suite, key, value, SOON)
 }
 
