@@ -137,7 +137,8 @@ fn stand_beside(suite: &Suite, operator: &Version, agents: &Version) -> Result<(
     say_line(&format!("{name}: an edit is Ready"), &edit.during, &edit.seen);
     expect_only(&edit.seen, &["25", "30"])?;
     let refusal = Witness::watch(suite, || {
-        suite.tune("refused", &everywhere(&["tcpTwRecycle: 1"]))?;
+        let recycle = everywhere(&["tcpTwRecycle: 1"]);
+        suite.tune("refused", &format!("{recycle}\n  safety:\n    clientsBehindNat: Never"))?;
         suite.wait_for_condition("refused", "Ready", ("False", "Refused"), SOON)?;
         suite.cluster.kubectl(&["delete", "tcpclosetuning", "refused"])?;
         Ok(())
