@@ -9,7 +9,7 @@ use std::{
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -24,7 +24,7 @@ use crate::{
     node::Node,
     process::run,
     report::{during, say},
-    suite::{FIN_TIMEOUT, Failure, SOON, Suite, everywhere, wait_until_all_hold},
+    suite::{FIN_TIMEOUT, Failure, SOON, Suite, ensure, everywhere, wait_until_all_hold},
     up::{NODES, up},
 };
 
@@ -112,10 +112,9 @@ fn carry_out(suite: &Suite) -> Result<(), Failure> {
     let older = Version::installed(suite, "older")?;
     tune(suite, 30)?;
     suite.wait_until_applied(TUNING)?;
-    let upgrade =
-        Witness::watch(suite, || Ok(install_or_upgrade(&suite.cluster, &suite.images, &[]).map(drop)?))?;
-    say_line("upgrade", &upgrade.during, &upgrade.seen);
-    expect_only(&upgrade.seen, &["30"])?;
+    under_watch(suite, "upgrade", &["30"], || {
+        Ok(install_or_upgrade(&suite.cluster, &suite.images, &[]).map(drop)?)
+    })?;
     let newer = Version::installed(suite, "this")?;
     for (operator, agents) in [(&newer, &older), (&older, &newer), (&older, &older), (&newer, &newer)] {
         stand_beside(suite, operator, agents)?;
@@ -126,31 +125,23 @@ fn carry_out(suite: &Suite) -> Result<(), Failure> {
 /// One pair of versions, from its start under a tuning to an edit, a refusal, a removal and a new tuning.
 fn stand_beside(suite: &Suite, operator: &Version, agents: &Version) -> Result<(), Failure> {
     let name = format!("operator: {}, agents: {}", operator.name, agents.name);
-    let start = Witness::watch(suite, || replace(suite, operator, agents))?;
-    say_line(&format!("{name}: started"), &start.during, &start.seen);
-    expect_only(&start.seen, &["30"])?;
+    under_watch(suite, &format!("{name}: started"), &["30"], || replace(suite, operator, agents))?;
     say(format!("{name}: agents say that they are {:?}", agent_versions(suite)?));
-    let edit = Witness::watch(suite, || {
+    under_watch(suite, &format!("{name}: an edit is Ready"), &["25", "30"], || {
         tune(suite, 25)?;
         suite.wait_until_applied(TUNING).map(drop)
     })?;
-    say_line(&format!("{name}: an edit is Ready"), &edit.during, &edit.seen);
-    expect_only(&edit.seen, &["25", "30"])?;
-    let refusal = Witness::watch(suite, || {
+    under_watch(suite, &format!("{name}: tcp_tw_recycle is refused"), &["25"], || {
         let recycle = everywhere(&["tcpTwRecycle: 1"]);
         suite.tune("refused", &format!("{recycle}\n  safety:\n    clientsBehindNat: Never"))?;
         suite.wait_for_condition("refused", "Ready", ("False", "Refused"), SOON)?;
         suite.cluster.kubectl(&["delete", "tcpclosetuning", "refused"])?;
         Ok(())
     })?;
-    say_line(&format!("{name}: tcp_tw_recycle is refused"), &refusal.during, &refusal.seen);
-    expect_only(&refusal.seen, &["25"])?;
-    let removal = Witness::watch(suite, || {
+    under_watch(suite, &format!("{name}: removed, and restored"), &["25", BASELINE], || {
         suite.cluster.kubectl(&["delete", "tcpclosetuning", TUNING])?;
         wait_until_all_hold(suite, FIN_TIMEOUT, BASELINE).map(drop)
     })?;
-    say_line(&format!("{name}: removed, and restored"), &removal.during, &removal.seen);
-    expect_only(&removal.seen, &["25", BASELINE])?;
     tune(suite, 30)?;
     suite.wait_until_applied(TUNING).map(drop)
 }
@@ -178,27 +169,31 @@ fn agent_versions(suite: &Suite) -> Result<BTreeSet<String>, Failure> {
     Ok(items.map(|node| node["status"]["agentVersion"].as_str().unwrap_or("unknown").to_owned()).collect())
 }
 
-/// What the kernels held while something was done, looked at 200 times a second.
-struct Witness {
-    during: Duration,
-    seen: BTreeSet<String>,
+/// Does something, and says how long it took and what the kernels held meanwhile: nothing but what was expected.
+fn under_watch(
+    suite: &Suite,
+    what: &str,
+    expected: &[&str],
+    work: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let done = AtomicBool::new(false);
+    let start = Instant::now();
+    let (took, seen) = thread::scope(|scope| {
+        let looking = scope.spawn(|| look(suite.cluster.nodes(), &done));
+        let worked = work();
+        let took = start.elapsed();
+        done.store(true, Ordering::Relaxed);
+        let seen = looking.join().map_err(|_| Failure("the witness panicked".into()))??;
+        worked.map(|()| (took, seen))
+    })?;
+    let values = seen.iter().map(String::as_str).collect::<Vec<_>>();
+    println!("{what:<62} {:>5.1} s   kernels held {}", took.as_secs_f64(), values.join(", "));
+    ensure(values.iter().all(|value| expected.contains(value)), || {
+        format!("{what}: {FIN_TIMEOUT} was one of {values:?}, and should have been one of {expected:?}")
+    })
 }
 
-impl Witness {
-    fn watch(suite: &Suite, work: impl FnOnce() -> Result<(), Failure>) -> Result<Self, Failure> {
-        let done = AtomicBool::new(false);
-        let start = std::time::Instant::now();
-        thread::scope(|scope| {
-            let looking = scope.spawn(|| look(suite.cluster.nodes(), &done));
-            let worked = work();
-            let during = start.elapsed();
-            done.store(true, Ordering::Relaxed);
-            let seen = looking.join().map_err(|_| Failure("the witness panicked".into()))??;
-            worked.map(|()| Self { during, seen })
-        })
-    }
-}
-
+/// Every value that a node's kernel held until it was done.
 fn look(nodes: &[Node], done: &AtomicBool) -> Result<BTreeSet<String>> {
     let mut seen = BTreeSet::new();
     loop {
@@ -211,16 +206,4 @@ fn look(nodes: &[Node], done: &AtomicBool) -> Result<BTreeSet<String>> {
         }
         thread::sleep(LOOK);
     }
-}
-
-fn say_line(what: &str, took: &Duration, seen: &BTreeSet<String>) {
-    let seen = seen.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-    println!("{what:<62} {:>5.1} s   kernels held {seen}", took.as_secs_f64());
-}
-
-fn expect_only(seen: &BTreeSet<String>, expected: &[&str]) -> Result<(), Failure> {
-    if seen.iter().all(|value| expected.contains(&value.as_str())) {
-        return Ok(());
-    }
-    Err(Failure(format!("{FIN_TIMEOUT} was one of {seen:?}, and should have been one of {expected:?}")))
 }
