@@ -24,7 +24,7 @@ use crate::{
     node::Node,
     process::run,
     report::{during, say},
-    suite::{FIN_TIMEOUT, Failure, SOON, Suite, ensure, everywhere, wait_until_all_hold},
+    suite::{FIN_TIMEOUT, Failure, SOON, Suite, ensure, everywhere, in_namespace, wait_until_all_hold},
     up::{NODES, up},
 };
 
@@ -87,17 +87,7 @@ struct Version {
 impl Version {
     fn installed(suite: &Suite, name: &'static str) -> Result<Self> {
         let get = |kind: &str, component: &str| {
-            let text = suite.cluster.kubectl(&[
-                "get",
-                kind,
-                &format!("{RELEASE}-{component}"),
-                "--namespace",
-                NAMESPACE,
-                "--output",
-                "json",
-            ])?;
-            let mut object: Value = serde_json::from_str(&text)
-                .map_err(|error| Error::Unclear { what: kind.into(), why: error.to_string() })?;
+            let mut object = in_namespace(suite, &[kind, &format!("{RELEASE}-{component}")])?;
             // Of another time: an object that names it is refused.
             if let Some(metadata) = object["metadata"].as_object_mut() {
                 metadata.remove("resourceVersion");

@@ -127,7 +127,7 @@ const RETRIES: &str = Sysctl::OrphanRetries.name();
 /// A change takes a second; a loaded machine may take longer.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-pub(crate) use orders::wait_until_all_hold;
+pub(crate) use {orders::wait_until_all_hold, privilege::in_namespace};
 
 /// A sentence about behaviour, and the function that finds out whether it is true.
 pub struct Test {

@@ -41,7 +41,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 const HOST_PATHS: [&str; 4] = ["/proc/sys/net", "/var/lib/tcp-close-tuning", "/proc", "/var/log/containers"];
 
 /// A list or an object in the namespace of the release.
-pub(super) fn in_namespace(suite: &Suite, arguments: &[&str]) -> Result<Value> {
+pub(crate) fn in_namespace(suite: &Suite, arguments: &[&str]) -> Result<Value> {
     let get = ["get", "--namespace", NAMESPACE, "--output", "json"];
     let text = suite.cluster.kubectl(&[&get, arguments].concat())?;
     serde_json::from_str(&text)
