@@ -110,7 +110,7 @@ pub struct Journal {
     life: String,
     order: Option<OrderMark>,
     records: Records,
-    found: bool,
+    on_disk: bool,
     /// Whether an order was accepted since the last save.
     unsaved: bool,
 }
@@ -142,7 +142,7 @@ impl Journal {
             life: life.into(),
             order: None,
             records: Records::new(),
-            found: contents.is_some(),
+            on_disk: contents.is_some(),
             unsaved: false,
         };
         if let Some(contents) = contents {
@@ -152,9 +152,9 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Whether there was a journal of this life when it was opened.
-    pub fn was_found(&self) -> bool {
-        self.found
+    /// Whether there is a journal of this life on the disk: it was there when it was opened, or has been saved since.
+    pub fn is_on_disk(&self) -> bool {
+        self.on_disk
     }
 
     /// What is known of each key.
@@ -183,6 +183,7 @@ impl Journal {
         if records != self.records || self.unsaved {
             self.save(&records, self.order.as_ref())?;
             self.records = records;
+            self.on_disk = true;
             self.unsaved = false;
         }
         Ok(())
@@ -349,7 +350,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         written(dir.path());
         let journal = Journal::open(dir.path(), LIFE).unwrap();
-        assert!(journal.was_found());
+        assert!(journal.is_on_disk());
         let record = Record { baseline: 60, confirmed: Some(30), intended: None };
         assert_eq!(journal.records(), &Records::from([(Sysctl::FinTimeout, record)]));
         assert!(!journal.accepts(&mark("u", 3)), "an older order");
@@ -378,7 +379,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         written(dir.path());
         let journal = Journal::open(dir.path(), "b007/cookie-942").unwrap();
-        assert!(!journal.was_found() && journal.records().is_empty() && journal.accepts(&mark("u", 1)));
+        assert!(!journal.is_on_disk() && journal.records().is_empty() && journal.accepts(&mark("u", 1)));
     }
 
     #[test]

@@ -478,9 +478,10 @@ fn hypothetically(finding: Finding, writes: &BTreeMap<Sysctl, Write>) -> Finding
     Finding { state, ..finding }
 }
 
-/// Gives a journal that was not there what a status of the same life knows.
+/// Gives a journal that was not there what a status of the same life knows. One that is there knows better: the status may
+/// be from before the last restore.
 fn rebuild(journal: &mut Journal, reported: &BTreeMap<Sysctl, Record>) -> Result<(), journal::Error> {
-    if journal.was_found() || !journal.records().is_empty() || reported.is_empty() {
+    if journal.is_on_disk() || reported.is_empty() {
         return Ok(());
     }
     let keys = reported.len();

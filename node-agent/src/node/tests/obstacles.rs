@@ -41,6 +41,19 @@ fn baselines_of_a_lost_journal_are_taken_from_a_status_of_the_same_life() {
 }
 
 #[test]
+fn a_status_from_before_a_restore_brings_no_baseline_back() {
+    let machine = Machine::new(&[FIN_TIMEOUT]);
+    let mut node = machine.node();
+    machine.turn(&mut node, &order(1, &json!([set(Sysctl::FinTimeout, 30)])));
+    let reported = node.records().clone();
+    machine.turn(&mut node, &order(2, &json!([entry(Sysctl::FinTimeout, "Restore", None)])));
+    node.adopt(&life(&machine.procfs).unwrap(), &reported).unwrap();
+    let turn = machine.turn(&mut node, &order(3, &json!([set(Sysctl::FinTimeout, 30)])));
+    assert_eq!(machine.live(Sysctl::FinTimeout), Some(30));
+    assert_eq!(turn.findings[0].drift, None, "an ordered value is no foreign change");
+}
+
+#[test]
 fn baselines_outlive_a_damaged_journal_in_the_status_and_count_again_when_it_is_moved_away() {
     let machine = Machine::new(&[(Sysctl::FinTimeout, "30\n")]);
     let journal = machine.state().join("journal");
