@@ -64,6 +64,7 @@ mod stored;
 mod storm;
 mod strace;
 mod strangers;
+mod toll;
 mod undoing;
 mod uninstall;
 mod whole_run;

@@ -13,6 +13,7 @@ use super::{
     FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, ensure, everywhere,
     orders::{all_hold, wait_until_all_hold},
     sysctl,
+    toll::{Toll, ends_as_without_fault, nodes_end_as_without_fault},
 };
 use crate::{
     node::Node,
@@ -36,6 +37,8 @@ const TW_BUCKETS: &str = Sysctl::MaxTwBuckets.name();
 const TOO_FEW: &str = "tcpMaxTwBuckets: 500";
 const ACCEPTED: &str =
     "\n  safety:\n    acknowledge: [max-tw-buckets-below-peak, max-tw-buckets-below-quarter-of-default]";
+/// Heartbeats of some minutes, counts that move, orders, and statuses.
+const MOST: usize = 150;
 /// A soak of 30 s, three reports, and the other nodes one by one.
 const PASSED: Duration = Duration::from_secs(150);
 /// Two reports of a canary.
@@ -115,7 +118,7 @@ fn under_load(suite: &Suite) -> Outcome {
         suite.tune("web", &gated(&["tcpFinTimeoutSeconds: 30"], 30, "{}"))?;
         suite.wait_for_condition("web", "Ready", ("True", "Applied"), PASSED)?;
         let all: Vec<_> = suite.cluster.nodes().iter().collect();
-        let before = generations(suite, &all)?;
+        let (before, toll) = (generations(suite, &all)?, Toll::begin(suite)?);
 
         let bad = gated(&["tcpFinTimeoutSeconds: 30", TOO_FEW], 60, "{}") + ACCEPTED;
         suite.tune("web", &bad)?;
@@ -144,8 +147,11 @@ fn under_load(suite: &Suite) -> Outcome {
         suite.tune("web", &bad.replace("soakSeconds: 60", "soakSeconds: 61"))?;
         suite.wait_for_condition("web", "Ready", ("False", "RolledBack"), SOON)?;
         let again = generations(suite, &[canary])?;
-        ensure(after == again, || format!("{} was ordered it again", canary.name))
+        ensure(after == again, || format!("{} was ordered it again", canary.name))?;
+        // There and back.
+        toll.is(suite, |node| if node.name == canary.name { 2 } else { 0 }, MOST)
     })?;
+    nodes_end_as_without_fault(suite, "web", &everywhere(&["tcpFinTimeoutSeconds: 30"]))?;
     suite.clear()?;
     wait_until_all_hold(suite, FIN_TIMEOUT, "60").map(drop)
 }
@@ -162,6 +168,7 @@ fn says_why(suite: &Suite, canary: &str) -> Outcome {
 
 fn without_traffic(suite: &Suite) -> Outcome {
     let spec = |gate| gated(&["tcpFinTimeoutSeconds: 25"], 5, gate);
+    let toll = Toll::begin(suite)?;
     suite.tune("web", &spec("{}"))?;
     suite.wait_for_condition("web", "Ready", ("False", "GateInconclusive"), NOTICED)?;
     let (canary, others) = canary(suite, FIN_TIMEOUT)?;
@@ -185,5 +192,7 @@ fn without_traffic(suite: &Suite) -> Outcome {
     })?;
     suite.tune("web", &spec("{whenInconclusive: Proceed}"))?;
     suite.wait_until_applied("web")?;
-    all_hold(suite, FIN_TIMEOUT, "25")
+    all_hold(suite, FIN_TIMEOUT, "25")?;
+    toll.is(suite, |_| 1, MOST)?;
+    ends_as_without_fault(suite, "web", &everywhere(&["tcpFinTimeoutSeconds: 25"]))
 }

@@ -8,10 +8,11 @@ use super::{
     FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test,
     bearer::Bearer,
     ensure,
-    faults::{plain_node, tuned},
+    faults::{fin_timeout, plain_node, tuned},
     metrics::scrape,
     privilege::agent,
     said_no,
+    toll::{Toll, ends_as_without_fault},
 };
 use crate::{
     install::{NAMESPACE, RELEASE},
@@ -28,18 +29,22 @@ const FIELD_MANAGER: &str = "tcp-close-agent";
 const SCREEN: &str = "\u{1b}[2J\u{1b}[1;31mall is well\r\nnode-2 Applied\u{202e}\u{1f480}";
 const RULE: &str = "made-up";
 const STATUS_MAX: usize = 8 * 1024;
+/// Five that are refused, the lie, and what corrects it.
+const MOST: usize = 30;
 
 fn hostile(suite: &Suite) -> Outcome {
     tuned(suite)?;
     let node = plain_node(suite)?;
     let agent = agent(node)?;
     let bearer = Bearer::of_process(suite, agent)?;
+    let toll = Toll::begin(suite)?;
     agent.signal(Signal::STOP)?;
     let outcome = too_much(&bearer, node).and_then(|()| within_bounds(suite, &bearer, node));
     agent.signal(Signal::CONT)?;
     outcome?;
     suite.wait_for_condition("web", "Ready", ("True", "Applied"), SOON)?;
-    Ok(())
+    toll.is(suite, |_| 0, MOST)?;
+    ends_as_without_fault(suite, "web", &fin_timeout(30))
 }
 
 /// Writes the status of a node as its agent would.

@@ -13,15 +13,14 @@ use serde_json::{Value, json};
 
 use super::{
     FIN_TIMEOUT, Failure, Outcome, Suite, Test, ensure,
-    faults::{all_writes, fin_timeout},
+    faults::fin_timeout,
     orders::wait_until_all_hold,
     own_operator::{OwnOperator, without_operators},
-    privilege::in_namespace,
+    toll::{Toll, state},
 };
 use crate::{
     audit::Request,
     proxy::{Moment, Proxy},
-    report::{Seen, poll_until},
 };
 
 pub(super) const LONG_TESTS: &[Test] = &[Test {
@@ -80,24 +79,23 @@ fn run(
     proxy: &Proxy,
     kill: Option<Kill>,
 ) -> Result<(End, usize, usize), Failure> {
-    suite.cluster.kubectl(&["delete", "events", "--all"])?;
-    let mark = suite.cluster.audit_mark()?;
-    let written = all_writes(suite)?;
+    // In one request: kubectl asks for each of the hundreds that earlier tests have left.
+    suite.cluster.kubectl(&["delete", "--raw", "/api/v1/namespaces/default/events"])?;
+    let toll = Toll::begin(suite)?;
     kill_at(operator, proxy, kill);
     operator.start()?;
     let node = &suite.cluster.nodes()[0].name;
     suite.cluster.kubectl(&["delete", "tcpclosenode", node])?;
     suite.tune("web", &fin_timeout(30))?;
     suite.wait_until_applied("web")?;
-    let tuned = objects(suite)?;
+    let tuned = state(suite)?;
     suite.clear()?;
     wait_until_all_hold(suite, FIN_TIMEOUT, "60")?;
-    let untuned = objects(suite)?;
+    let untuned = state(suite)?;
     told_once(suite)?;
     operator.kill()?;
-    let kernel_writes =
-        all_writes(suite)?.iter().zip(written).map(|(after, before)| after - before).collect();
-    let audited = suite.cluster.audited_since(mark)?;
+    let kernel_writes = toll.kernel_writes(suite)?;
+    let audited = toll.requests(suite)?;
     let ours = |request: &&Request| {
         request.user == ACCOUNT && request.was_taken() && request.resource.starts_with("tcpclose")
     };
@@ -115,45 +113,6 @@ fn kill_at(operator: &Arc<OwnOperator>, proxy: &Proxy, kill: Option<Kill>) {
         again.unwrap_or_else(|error| println!("    the operator is not started again: {}", error.chain()));
         false
     }));
-}
-
-/// What must not depend on how often the operator was killed: which objects there are, and what they say but for names and
-/// times of this very run.
-fn objects(suite: &Suite) -> Result<Value, Failure> {
-    let mut seen = Value::Null;
-    // A status may still follow a report.
-    poll_until("all is as it was a moment ago", super::SOON, || {
-        let now = json!({
-            "tunings": suite.get("tcpclosetunings", "")?["items"].as_array().map(|all| all.iter().map(of_tuning).collect::<Vec<_>>()),
-            "nodes": suite.get("tcpclosenodes", "")?["items"].as_array().map(|all| all.iter().map(of_node).collect::<Vec<_>>()),
-            "leases": in_namespace(suite, &["leases"])?["items"].as_array().map(Vec::len),
-        });
-        let settled = now == seen;
-        seen = now;
-        Ok(Seen::when(settled, || seen.to_string()))
-    })?;
-    Ok(seen)
-}
-
-fn of_tuning(tuning: &Value) -> Value {
-    let status = &tuning["status"];
-    let conditions = status["conditions"].as_array().into_iter().flatten();
-    let conditions =
-        conditions.map(|each| json!([each["type"], each["status"], each["reason"], each["message"]]));
-    let current = status["observedGeneration"] == tuning["metadata"]["generation"];
-    json!([tuning["metadata"]["name"], current, status["nodes"], conditions.collect::<Vec<_>>()])
-}
-
-fn of_node(node: &Value) -> Value {
-    let rows = |list: &Value, fields: &[&str]| {
-        let rows = list.as_array().into_iter().flatten();
-        rows.map(|row| fields.iter().map(|field| row[*field].clone()).collect()).collect::<Vec<Value>>()
-    };
-    json!([
-        node["metadata"]["name"],
-        rows(&node["spec"]["sysctls"], &["name", "action", "value"]),
-        rows(&node["status"]["sysctls"], &["name", "state", "live", "desired", "baseline", "message"]),
-    ])
 }
 
 /// Fails where an event was told twice.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    FIN_TIMEOUT, Failure, Outcome, RETRIES, SOON, Suite, Test, condition, ensure, everywhere, sysctl, tuning,
+    FIN_TIMEOUT, Failure, Outcome, RETRIES, SOON, Suite, Test, condition, ensure, everywhere, sysctl,
+    toll::{Toll, ends_as_without_fault},
+    tuning,
 };
 use crate::report::{Seen, poll_until};
 
@@ -23,6 +25,9 @@ pub(super) const TESTS: &[Test] = &[
 
 pub(super) const LONG_TESTS: &[Test] =
     &[Test { name: "a_conflict_that_lasts_is_stalled", run: lasting_conflict }];
+
+/// Of a change that comes and goes: orders, reports, heartbeats and statuses.
+const MOST: usize = 60;
 
 pub(super) fn all_hold(suite: &Suite, key: &str, value: &str) -> Outcome {
     let values = suite.values(key)?;
@@ -159,7 +164,8 @@ fn tw_recycle(suite: &Suite) -> Outcome {
 }
 
 fn priority(suite: &Suite) -> Outcome {
-    suite.tune("base", &everywhere(&["tcpFinTimeoutSeconds: 40"]))?;
+    let (base, toll) = (everywhere(&["tcpFinTimeoutSeconds: 40"]), Toll::begin(suite)?);
+    suite.tune("base", &base)?;
     suite.wait_until_applied("base")?;
     suite.tune("special", &(everywhere(&["tcpFinTimeoutSeconds: 20"]) + "\n  priority: 10"))?;
     suite.wait_until_applied("special")?;
@@ -173,7 +179,10 @@ fn priority(suite: &Suite) -> Outcome {
         Ok(Seen::when(live == "40", || live))
     })?;
     ensure(!seen.iter().any(|live| live == "60"), || format!("it passed through the baseline: {seen:?}"))?;
-    suite.wait_until_applied("base").map(drop)
+    suite.wait_until_applied("base")?;
+    // The loser's, the winner's, and the loser's again.
+    toll.is(suite, |_| 3, MOST)?;
+    ends_as_without_fault(suite, "base", &base)
 }
 
 fn conflict(suite: &Suite) -> Outcome {
@@ -199,6 +208,7 @@ fn leaving(suite: &Suite) -> Outcome {
     let node = suite.cluster.nodes()[0].name.clone();
     suite.cluster.kubectl(&["label", "node", &node, "pool=web", "--overwrite"])?;
     let spec = everywhere(&["tcpFinTimeoutSeconds: 30"]).replace("kubernetes.io/os: linux", "pool: web");
+    let toll = Toll::begin(suite)?;
     suite.tune("web", &spec)?;
     suite.wait_until_applied("web")?;
     let values = suite.values(FIN_TIMEOUT)?;
@@ -206,6 +216,8 @@ fn leaving(suite: &Suite) -> Outcome {
     suite.cluster.kubectl(&["label", "node", &node, "pool-"])?;
     suite.wait_for_value(&node, FIN_TIMEOUT, "60")?;
     suite.wait_for_condition("web", "Ready", ("True", "NoMatchingNodes"), SOON)?;
+    toll.is(suite, |other| if other.name == node { 2 } else { 0 }, MOST)?;
+    ends_as_without_fault(suite, "web", &spec)?;
     // The manifest helper writes what a person would: nothing of it may be refused.
     suite.cluster.apply(&tuning("web", &spec)).map(drop)?;
     Ok(())

@@ -11,12 +11,12 @@ use serde_json::Value;
 
 use super::{
     FIN_TIMEOUT, Failure, Outcome, Suite, Test, condition, ensure,
-    faults::{all_writes, fin_timeout, tuned, wait_for_value_within},
+    faults::{fin_timeout, tuned, wait_for_value_within},
     leader::{leader, with_a_standby},
     privilege::{agent, in_namespace},
+    toll::{Toll, ends_as_without_fault},
 };
 use crate::{
-    audit::Counts,
     error::Result,
     files,
     node::Node,
@@ -40,6 +40,8 @@ const NOTICED: Duration = Duration::from_secs(10);
 const DEAD: Duration = Duration::from_secs(60);
 const CONVERGED: Duration = Duration::from_secs(30);
 const AT_ONCE: Duration = Duration::from_secs(5);
+/// An order and a report for each node, heartbeats, and statuses of the tuning.
+const MOST: usize = 60;
 /// What they say when a watch breaks.
 const AGENT_SAYS: &str = "no news from the API server";
 const OPERATOR_SAYS: &str = "watch tcpclosenodes: ";
@@ -120,13 +122,12 @@ fn cut_off(suite: &Suite) -> Outcome {
 fn partitioned(suite: &Suite, cut: &Node, silent: &Node, standby: &Value) -> Outcome {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (pod, address) = (text(&standby["metadata"]["name"]), text(&standby["status"]["podIP"]));
-    let before = all_writes(suite)?;
     let known = agent_log(cut)?.matches(AGENT_SAYS).count();
-    let mark = suite.cluster.audit_mark()?;
+    let toll = Toll::begin(suite)?;
     let (start, frozen) = (Instant::now(), Frozen::new(agent(silent)?)?);
     let cuts = (Cut::node(suite, cut)?, Cut::answers_to(suite, &address)?);
     suite.tune("web", &fin_timeout(25))?;
-    let mut told = [None; 3];
+    let mut noticed = [None; 3];
     poll_until("both nodes are stale or lost, and both watches known to be dead", STALE + NOTICED, || {
         for node in [cut, silent] {
             let live = node.read_sysctl(FIN_TIMEOUT)?;
@@ -143,19 +144,19 @@ fn partitioned(suite: &Suite, cut: &Node, silent: &Node, standby: &Value) -> Out
         let log = suite.cluster.kubectl(&["logs", "--namespace", crate::NAMESPACE, &pod])?;
         let seen =
             [gone == 2, agent_log(cut)?.matches(AGENT_SAYS).count() > known, log.contains(OPERATOR_SAYS)];
-        for (told, seen) in told.iter_mut().zip(seen) {
-            *told = told.or(seen.then(|| start.elapsed()));
+        for (noticed, seen) in noticed.iter_mut().zip(seen) {
+            *noticed = noticed.or(seen.then(|| start.elapsed()));
         }
-        Ok(Seen::when(told.iter().all(Option::is_some), || format!("stale, agent, operator: {told:?}")))
+        Ok(Seen::when(noticed.iter().all(Option::is_some), || format!("stale, agent, operator: {noticed:?}")))
     })?;
-    let [stale, by_agent, by_operator] = told.map(Option::unwrap_or_default);
+    let [stale, by_agent, by_operator] = noticed.map(Option::unwrap_or_default);
     println!(
         "    cut: both stale or lost after {:.1} s, the dead watch noticed by the agent after {:.1} s, by an operator after {:.1} s",
         stale.as_secs_f64(),
         by_agent.as_secs_f64(),
         by_operator.as_secs_f64()
     );
-    ensure(by_agent <= DEAD && by_operator <= DEAD && stale <= STALE + NOTICED, || format!("{told:?}"))?;
+    ensure(by_agent <= DEAD && by_operator <= DEAD && stale <= STALE + NOTICED, || format!("{noticed:?}"))?;
     drop((cuts, frozen));
     let healed = Instant::now();
     for node in [cut, silent] {
@@ -163,18 +164,8 @@ fn partitioned(suite: &Suite, cut: &Node, silent: &Node, standby: &Value) -> Out
     }
     suite.wait_for_condition("web", "Ready", ("True", "Applied"), CONVERGED)?;
     println!("    healed: Ready after {:.1} s", healed.elapsed().as_secs_f64());
-    println!("    API writes from the cut on: {}", Counts(&suite.cluster.audited_since(mark)?));
-    each_written_once(suite, &before, silent)
-}
-
-/// The silent agent may have been started anew, for having stood still; its log begins then.
-fn each_written_once(suite: &Suite, before: &[usize], silent: &Node) -> Outcome {
-    let after = all_writes(suite)?;
-    for ((node, before), after) in suite.cluster.nodes().iter().zip(before).zip(after) {
-        let once = after == before + 1 || (node.name == silent.name && after == 1);
-        ensure(once, || format!("{} was written {before} times, then {after}", node.name))?;
-    }
-    Ok(())
+    toll.is(suite, |_| 1, MOST)?;
+    ends_as_without_fault(suite, "web", &fin_timeout(25))
 }
 
 /// What the agent on a node has logged, read from the node's disk.
@@ -198,7 +189,7 @@ fn not_ready(suite: &Suite) -> Outcome {
     let kubelet = kubelet.ok_or_else(|| Failure(format!("no kubelet on {}", node.name)))?;
     // It would say the contrary at once.
     let frozen = Frozen::new(kubelet)?;
-    let start = Instant::now();
+    let (toll, start) = (Toll::begin(suite)?, Instant::now());
     let patch =
         r#"{"status":{"conditions":[{"type":"Ready","status":"Unknown","reason":"NodeStatusUnknown"}]}}"#;
     suite.cluster.kubectl(&["patch", "node", &node.name, "--subresource=status", "--patch", patch])?;
@@ -210,5 +201,7 @@ fn not_ready(suite: &Suite) -> Outcome {
     })?;
     println!("    stale {:.1} s after its Node turned", start.elapsed().as_secs_f64());
     drop(frozen);
-    suite.wait_for_condition("web", "Ready", ("True", "Applied"), CONVERGED).map(drop)
+    suite.wait_for_condition("web", "Ready", ("True", "Applied"), CONVERGED)?;
+    toll.is(suite, |_| 0, MOST)?;
+    ends_as_without_fault(suite, "web", &fin_timeout(30))
 }

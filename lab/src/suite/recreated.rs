@@ -1,19 +1,19 @@
 //! What goes and comes back at once: nothing is put back, and nothing is written anew.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::collections::BTreeSet;
 
 use rustix::process::Signal;
 
 use super::{
     Outcome, Suite, Test, ensure,
-    faults::{agent_of, all_writes, fin_timeout, operator, tuned},
+    faults::{agent_of, fin_timeout, operator, tuned},
     helm::held_during,
     misplaced::{DEFINITION, define},
     orders::wait_until_all_hold,
+    toll::{Toll, ends_as_without_fault},
     tuning,
 };
 use crate::{
-    audit::Counts,
     error::Error,
     process,
     report::{Seen, poll_until},
@@ -31,26 +31,23 @@ pub(super) const LONG_TESTS: &[Test] = &[
 
 /// What an API server says to one who asks for what it has forgotten.
 const GONE: &str = "too old resource version";
+/// Orders and statuses that are written anew, and reports that the nodes owe.
+const MOST: usize = 30;
 
-/// Fails where a kernel held something else meanwhile, or was written.
-fn nothing_is_written(suite: &Suite, act: impl FnOnce() -> Outcome) -> Outcome {
+/// Fails where a kernel held something else meanwhile, or was written, or where the tuning of this name is not in force at the
+/// end as it would be without that.
+fn nothing_is_written(suite: &Suite, name: &str, act: impl FnOnce() -> Outcome) -> Outcome {
     tuned(suite)?;
-    let (writes, mark, start) = (all_writes(suite)?, suite.cluster.audit_mark()?, Instant::now());
+    let toll = Toll::begin(suite)?;
     let held = held_during(suite, act)?;
     ensure(held == BTreeSet::from(["30".to_owned()]), || format!("meanwhile the kernels held {held:?}"))?;
-    let now = all_writes(suite)?;
-    ensure(now == writes, || format!("kernel writes: {writes:?}, then {now:?}"))?;
-    println!(
-        "    {:.1} s; API writes: {}",
-        start.elapsed().as_secs_f64(),
-        Counts(&suite.cluster.audited_since(mark)?)
-    );
-    Ok(())
+    toll.is(suite, |_| 0, MOST)?;
+    ends_as_without_fault(suite, name, &fin_timeout(30))
 }
 
 /// Everybody stands still while the tuning and a node's object are made anew, and the API server loses what came between.
 fn gone_410(suite: &Suite) -> Outcome {
-    nothing_is_written(suite, || {
+    nothing_is_written(suite, "web", || {
         let node = &suite.cluster.nodes()[0];
         let mut frozen = vec![operator(suite)?.1];
         for node in suite.cluster.nodes() {
@@ -82,7 +79,7 @@ fn replace(suite: &Suite) -> Result<(), Error> {
 }
 
 fn replaced(suite: &Suite) -> Outcome {
-    nothing_is_written(suite, || {
+    nothing_is_written(suite, "web", || {
         replace(suite)?;
         suite.wait_until_applied("web").map(drop)
     })
@@ -90,7 +87,7 @@ fn replaced(suite: &Suite) -> Outcome {
 
 /// The tool prunes first, and creates a moment later.
 fn renamed(suite: &Suite) -> Outcome {
-    nothing_is_written(suite, || {
+    nothing_is_written(suite, "site", || {
         suite.cluster.kubectl(&["delete", "tcpclosetuning", "web"])?;
         suite.tune("site", &fin_timeout(30))?;
         suite.wait_until_applied("site").map(drop)
@@ -102,7 +99,7 @@ fn renamed(suite: &Suite) -> Outcome {
 /// With its definition, every tuning goes; both come back from Git.
 fn definition_made_anew(suite: &Suite) -> Outcome {
     let definition = suite.get("customresourcedefinition", DEFINITION)?;
-    nothing_is_written(suite, || {
+    nothing_is_written(suite, "web", || {
         suite.cluster.kubectl(&["delete", "customresourcedefinition", DEFINITION])?;
         define(suite, &definition)?;
         poll_until("the tuning is back", super::SOON, || {

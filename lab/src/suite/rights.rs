@@ -12,6 +12,7 @@ use super::{
     helm::{objects, rendered},
     privilege::agent,
     said_no,
+    toll::Toll,
 };
 use crate::{
     error::Result,
@@ -29,6 +30,9 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "the_rights_of_every_program_are_the_listed_ones", run: listed_rights },
     Test { name: "who_has_admin_writes_no_tunings_and_who_has_the_editors_role_does", run: editors },
 ];
+
+/// What is denied, and reports of the agents meanwhile.
+const MOST: usize = 60;
 
 impl Bearer<'_> {
     /// Patches a node's status; as a dry run, which is admitted or denied like any other.
@@ -125,6 +129,7 @@ const DENIED: &[(&str, &str, &str, &str)] = &[
 fn nothing_else(suite: &Suite) -> Outcome {
     let node = &suite.cluster.nodes()[0];
     let bearer = Bearer::of_process(suite, agent(node)?)?;
+    let toll = Toll::begin(suite)?;
     // That it can do this shows that the token is good.
     bearer.kubectl(&["get", "--raw", "/apis/tcpclose.dev/v1alpha1/tcpclosenodes"], "")?;
     for (verb, api_verb, path, resource) in DENIED {
@@ -139,7 +144,14 @@ fn nothing_else(suite: &Suite) -> Outcome {
         is_denied(bearer.patch(object, options), &format!("cannot patch resource \"{resource}\""))?;
     }
     println!("    {} denied", DENIED.len() + patches.len());
-    Ok(())
+    toll.is(suite, |_| 0, MOST)?;
+    let taken = toll.requests(suite)?.into_iter().find(|request| {
+        request.user.ends_with("-agent")
+            && request.is_write()
+            && request.was_taken()
+            && request.resource != "tcpclosenodes/status"
+    });
+    ensure(taken.is_none(), || format!("the API server took {taken:?}"))
 }
 
 /// What a node's token must not patch, its own spec first.

@@ -15,9 +15,10 @@ use super::{
     FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test,
     cautions::{FEW, TW_BUCKETS},
     condition, ensure, everywhere,
-    faults::{BACK, NODE_IS_BACK, fin_timeout, only, plain_node, tuned, wait_for_value_within, writes},
+    faults::{BACK, NODE_IS_BACK, fin_timeout, only, plain_node, tuned, wait_for_value_within},
     orders::{all_hold, wait_until_all_hold, wait_until_all_hold_within},
     privilege::agent,
+    toll::{Toll, ends_as_without_fault},
 };
 use crate::{
     bench::client::{Inside, api},
@@ -52,6 +53,9 @@ const POOL: &str = "pool=canary";
 const LOST: Duration = Duration::from_secs(90);
 /// So many looks at what is in flight.
 const SAMPLES: usize = 1000;
+const FIRST: u8 = 31;
+/// Orders and reports of a few changes, heartbeats, and statuses.
+const MOST: usize = 120;
 
 /// A spec for every node with a rollout, each line of it `field: value`.
 fn rolling(seconds: u8, rollout: &[&str]) -> String {
@@ -148,7 +152,7 @@ fn refused(suite: &Suite) -> Outcome {
 fn cut_off(suite: &Suite) -> Outcome {
     tuned(suite)?;
     with_chosen(suite, |node| {
-        let before = writes(suite, node)?;
+        let toll = Toll::begin(suite)?;
         suite.tune("web", &on_the_chosen(31, &["soakSeconds: 600"]))?;
         wait_for_value_within(node, "31", SOON)?;
         let net = suite.cluster.net()?;
@@ -172,15 +176,15 @@ fn cut_off(suite: &Suite) -> Outcome {
         wait_for_nodes(&suite.cluster, NODE_IS_BACK)?;
         suite.wait_for_condition("web", "Ready", ("True", "Applied"), BACK)?;
         all_hold(suite, FIN_TIMEOUT, "31")?;
-        let written = writes(suite, node)? - before;
-        ensure(written == 1, || format!("{} wrote {written} times", node.name))
+        toll.is(suite, |_| 1, MOST)?;
+        ends_as_without_fault(suite, "web", &fin_timeout(31))
     })
 }
 
 fn killed(suite: &Suite) -> Outcome {
     tuned(suite)?;
     with_chosen(suite, |node| {
-        let proceed = "gate: {whenInconclusive: Proceed}";
+        let (proceed, toll) = ("gate: {whenInconclusive: Proceed}", Toll::begin(suite)?);
         suite.tune("web", &on_the_chosen(31, &["soakSeconds: 600", proceed]))?;
         wait_for_value_within(node, "31", SOON)?;
         let kubelet =
@@ -208,7 +212,10 @@ fn killed(suite: &Suite) -> Outcome {
         let retry = "tcpclose.dev/retry-at=now";
         suite.cluster.kubectl(&["annotate", "tcpclosetuning", "web", retry, "--overwrite"])?;
         wait_until_all_hold(suite, FIN_TIMEOUT, "31")?;
-        suite.wait_for_condition("web", "Ready", ("True", "Applied"), BACK).map(drop)
+        suite.wait_for_condition("web", "Ready", ("True", "Applied"), BACK)?;
+        // There and back, and there when it was asked for.
+        toll.is(suite, |other| if other.name == node.name { 3 } else { 1 }, MOST)?;
+        ends_as_without_fault(suite, "web", &fin_timeout(31))
     })
 }
 
@@ -216,7 +223,7 @@ fn killed(suite: &Suite) -> Outcome {
 
 fn killed_at_random(suite: &Suite) -> Outcome {
     tuned(suite)?;
-    let over = AtomicBool::new(false);
+    let (over, toll) = (AtomicBool::new(false), Toll::begin(suite)?);
     let (sampled, outcome) = thread::scope(|scope| {
         let sampler = scope.spawn(|| sample(suite, &over));
         let outcome = flip(suite);
@@ -226,12 +233,21 @@ fn killed_at_random(suite: &Suite) -> Outcome {
     let (looks, most) = sampled?;
     outcome?;
     println!("    {looks} samples, at most {most} in flight");
-    ensure(most == 1, || format!("{most} nodes were in flight; allowed is 1"))
+    ensure(most == 1, || format!("{most} nodes were in flight; allowed is 1"))?;
+    toll.asks_at_most(suite, MOST)?;
+    let last = changes(suite).last().map_or(FIRST, |(value, _)| value);
+    ends_as_without_fault(suite, "web", &fin_timeout(last))
+}
+
+/// Values of `tcp_fin_timeout`, and the node whose agent is killed at each.
+fn changes(suite: &Suite) -> impl Iterator<Item = (u8, &Node)> {
+    (FIRST..).zip(suite.cluster.nodes().iter().chain(suite.cluster.nodes()))
 }
 
 /// Change after change, and an agent that is killed at an uneven time after each.
 fn flip(suite: &Suite) -> Outcome {
-    for (round, node) in (31_u8..).zip(suite.cluster.nodes().iter().chain(suite.cluster.nodes())) {
+    for (round, node) in changes(suite) {
+        let toll = Toll::begin(suite)?;
         suite.tune("web", &rolling(round, &["soakSeconds: 0", "maxConcurrent: 1"]))?;
         thread::sleep(Duration::from_millis(u64::from(round) * 37 % 160));
         agent(node)?.kill()?;
@@ -240,6 +256,9 @@ fn flip(suite: &Suite) -> Outcome {
         poll_until("the agent is back", BACK, || {
             Ok(Seen::when(agent(node).is_ok(), || format!("none runs on {}", node.name)))
         })?;
+        // One that is killed between a write and its word of it has written all the same.
+        let written = toll.kernel_writes(suite)?;
+        ensure(written.iter().all(|writes| *writes <= 1), || format!("{round}: kernel writes {written:?}"))?;
     }
     Ok(())
 }

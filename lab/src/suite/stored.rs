@@ -8,6 +8,7 @@ use super::{
     helm::objects,
     misplaced::{DEFINITION, tune_when_learnt, under_definition},
     orders::all_hold,
+    toll::{Toll, ends_as_without_fault},
     tuning,
 };
 use crate::error::{Error, Result};
@@ -19,6 +20,8 @@ pub(super) const LONG_TESTS: &[Test] = &[Test {
 
 const CHART: &str = "lab/fixtures/v0.1.0/tcp-close-tuning-0.1.0.tgz";
 const RULE: &str = "timestamps-off";
+/// Four orders for each node, with their reports, and statuses.
+const MOST: usize = 80;
 const CONCERN: &str = "without timestamps there is no protection";
 const WAY_OUT: &str = "add timestamps-off to safety.acknowledge";
 const TIMESTAMPS: &str = Sysctl::Timestamps.name();
@@ -27,7 +30,7 @@ fn stored_before_the_rule(suite: &Suite) -> Outcome {
     let spec = |timestamps, seconds| {
         everywhere(&[&format!("tcpTimestamps: {timestamps}"), &format!("tcpFinTimeoutSeconds: {seconds}")])
     };
-    let mut stored = Value::Null;
+    let (mut stored, toll) = (Value::Null, Toll::begin(suite)?);
     under_definition(suite, &definition_of_v0_1_0(suite, DEFINITION)?, || {
         tune_when_learnt(suite, "web", &spec(0, 30))?;
         stored = identity(suite)?;
@@ -50,7 +53,9 @@ fn stored_before_the_rule(suite: &Suite) -> Outcome {
     suite.tune("web", &spec(1, 25))?;
     suite.wait_until_applied("web")?;
     all_hold(suite, FIN_TIMEOUT, "25")?;
-    says(suite.refused(&tuning("web", &spec(0, 25)), &["--dry-run=server"])?)
+    says(suite.refused(&tuning("web", &spec(0, 25)), &["--dry-run=server"])?)?;
+    toll.is(suite, |_| 1, MOST)?;
+    ends_as_without_fault(suite, "web", &spec(1, 25))
 }
 
 /// Nothing is written, and the status says by which rule and what to do, for the present generation.

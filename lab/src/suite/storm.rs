@@ -18,9 +18,9 @@ use super::{
     FIN_TIMEOUT, Failure, Outcome, Suite, Test, ensure,
     faults::{fin_timeout, tuned},
     orders::wait_until_all_hold_within,
+    toll::{Toll, ends_as_without_fault},
 };
 use crate::{
-    audit::Counts,
     bench::client::{Inside, api},
     error::Result,
 };
@@ -32,12 +32,16 @@ pub(super) const LONG_TESTS: &[Test] = &[Test {
 
 const MANAGER: &str = "storm";
 const ANNOTATION: &str = "example.com/storm";
+/// Values of `tcp_fin_timeout`, one after the other.
+const EDITS: [u8; 2] = [25, 20];
+/// Also those that met another's write and were sent again.
+const MOST: usize = 60;
 const LANDED: Duration = Duration::from_secs(5);
 
 fn storm(suite: &Suite) -> Outcome {
     tuned(suite)?;
     let node = suite.cluster.nodes()[0].name.clone();
-    let mark = suite.cluster.audit_mark()?;
+    let toll = Toll::begin(suite)?;
     let ended = AtomicBool::new(false);
     let (outcome, written) = thread::scope(|scope| {
         let storms = [
@@ -52,15 +56,16 @@ fn storm(suite: &Suite) -> Outcome {
     let [on_tuning, on_node] = written;
     let (on_tuning, on_node) = (on_tuning??, on_node??);
     println!("    {on_tuning} foreign writes to the tuning and {on_node} to a node's object meanwhile");
-    println!("    answers: {}", Counts(&suite.cluster.audited_since(mark)?));
     outcome?;
     kept(suite, "tcpclosetuning", "web", on_tuning)?;
-    kept(suite, "tcpclosenode", &node, on_node)
+    kept(suite, "tcpclosenode", &node, on_node)?;
+    toll.is(suite, |_| EDITS.len(), MOST)?;
+    ends_as_without_fault(suite, "web", &fin_timeout(EDITS[1]))
 }
 
 /// Two edits, one after the other.
 fn lands(suite: &Suite) -> Outcome {
-    for seconds in [25, 20] {
+    for seconds in EDITS {
         let start = Instant::now();
         suite.tune("web", &fin_timeout(seconds))?;
         let kernel = wait_until_all_hold_within(suite, FIN_TIMEOUT, &seconds.to_string(), LANDED)?;

@@ -8,6 +8,7 @@ use super::{
     FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, condition, ensure, everywhere,
     faults::{delete, fin_timeout, tuned, writes},
     orders::{all_hold, wait_until_all_hold},
+    toll::{Toll, ends_as_without_fault},
 };
 use crate::{
     error::Result,
@@ -39,6 +40,8 @@ const WATCHED: Duration = Duration::from_secs(3);
 /// Twice in a period of 10 Hz.
 const FLIP: Duration = Duration::from_millis(50);
 const FLIPS: u32 = 40;
+/// Heartbeats, and statuses of a tuning whose nodes come and go.
+const MOST: usize = 30;
 
 /// How many orders a node has been given.
 fn generation(suite: &Suite, node: &Node) -> Result<Value> {
@@ -83,19 +86,21 @@ fn flapping(suite: &Suite) -> Outcome {
     label(suite, &node.name, "pool=web")?;
     suite.tune("web", &labelled("pool: web", 30))?;
     suite.wait_until_applied("web")?;
-    let before = (writes(suite, node)?, generation(suite, node)?);
+    let (before, toll) = (generation(suite, node)?, Toll::begin(suite)?);
     for flip in 0..FLIPS {
         label(suite, &node.name, if flip % 2 == 0 { "pool=idle" } else { "pool=web" })?;
         let live = node.read_sysctl(FIN_TIMEOUT)?;
         ensure(live == "30", || format!("after {flip} flips {} holds {live}", node.name))?;
         std::thread::sleep(FLIP);
     }
-    let after = (writes(suite, node)?, generation(suite, node)?);
-    ensure(before == after, || format!("kernel writes and orders: {before:?} -> {after:?}"))?;
+    let after = generation(suite, node)?;
+    ensure(before == after, || format!("orders: {before:?} -> {after:?}"))?;
+    toll.is(suite, |_| 0, MOST)?;
     let left = Instant::now();
     label(suite, &node.name, "pool-")?;
     took("restored", stays_until(node, "30", "60", left)?, GRACE)?;
-    suite.wait_for_condition("web", "Ready", ("True", "NoMatchingNodes"), SOON).map(drop)
+    suite.wait_for_condition("web", "Ready", ("True", "NoMatchingNodes"), SOON)?;
+    ends_as_without_fault(suite, "web", &labelled("pool: web", 30))
 }
 
 fn grace(suite: &Suite) -> Outcome {

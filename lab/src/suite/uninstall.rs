@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::{
     FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, ensure, everywhere,
-    helm::identity,
+    helm::{held_during, identity},
     orders::{all_hold, wait_until_all_hold},
+    toll::{Toll, ends_as_without_fault},
 };
 use crate::{
+    audit::Counts,
     error::Result,
     install::{NAMESPACE, RELEASE, install_or_upgrade},
     process, programs,
@@ -21,13 +23,14 @@ pub(super) const LONG_TESTS: &[Test] = &[
     Test { name: "helm_uninstall_after_the_definitions_are_gone_goes_on", run: no_definitions },
 ];
 
+const SYSCTLS: &[&str] = &["tcpFinTimeoutSeconds: 30"];
 /// Nobody is waited for longer by a test; the chart's default is two minutes.
 const PATIENCE: &str = "uninstall.timeoutSeconds=10";
 /// With pulling, scheduling and deleting around it.
 const BOUNDED: Duration = Duration::from_secs(90);
 
 fn in_force(suite: &Suite) -> Outcome {
-    suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 30"]))?;
+    suite.tune("web", &everywhere(SYSCTLS))?;
     suite.wait_until_applied("web").map(drop)
 }
 
@@ -36,9 +39,19 @@ fn in_force(suite: &Suite) -> Outcome {
 fn uninstalled_after(suite: &Suite, act: impl FnOnce() -> Outcome) -> Result<String, Failure> {
     install_or_upgrade(&suite.cluster, &suite.images, &["--set", PATIENCE])?;
     in_force(suite)?;
-    let outcome = act().and_then(|()| uninstall(suite));
+    let (mut said, toll) = (String::new(), Toll::begin(suite)?);
+    let held = held_during(suite, || {
+        act()?;
+        said = uninstall(suite)?;
+        Ok(())
+    });
+    // The logs of the agents have gone with them: what a kernel held shows what it was written.
+    let requests = toll.requests(suite);
     install_or_upgrade(&suite.cluster, &suite.images, &[])?;
-    outcome
+    let (held, requests) = (held?, requests?);
+    println!("    the kernels held {held:?}; API writes: {}", Counts(&requests));
+    ensure(held.iter().all(|live| live == "30" || live == "60"), || format!("the kernels held {held:?}"))?;
+    Ok(said)
 }
 
 fn uninstall(suite: &Suite) -> Result<String, Failure> {
@@ -96,6 +109,7 @@ fn everything_alive(suite: &Suite) -> Outcome {
         &format!("put back on every node that held a value of a tuning: {}", suite.cluster.nodes().len()),
     )?;
     ensure(before.as_ref() == Some(&kept), || format!("it was {before:?} and is {kept}"))?;
+    ends_as_without_fault(suite, "web", &everywhere(SYSCTLS))?;
     suite.clear()?;
     wait_until_all_hold(suite, FIN_TIMEOUT, "60").map(drop)
 }
@@ -125,6 +139,7 @@ fn no_operator(suite: &Suite) -> Outcome {
         says(&said, &format!("{}: {FIN_TIMEOUT}: the operator has not taken the order back", node.name))?;
     }
     suite.wait_until_applied("web")?;
+    ends_as_without_fault(suite, "web", &everywhere(SYSCTLS))?;
     suite.clear()?;
     wait_until_all_hold(suite, FIN_TIMEOUT, "60").map(drop)
 }
