@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Failure, Outcome, SOON, Suite, ensure, partition::agent_log, privilege::in_namespace};
+use super::{Failure, Outcome, Suite, ensure, partition::agent_log, privilege::in_namespace};
 use crate::{
     audit::{Counts, Mark, Request},
     error::{Error, Result},
@@ -16,7 +16,10 @@ use crate::{
 
 /// By then a write is in the agent's log.
 const LOGGED: Duration = Duration::from_secs(5);
-/// How an agent says that it has written to its kernel.
+/// A broken connection rests for up to 24 s, and what is stale is so after 60.
+const SETTLED: Duration = Duration::from_secs(90);
+/// How an agent says that it begins, and that it has written to its kernel.
+const STARTS: &str = "\"starts\"";
 const WROTE: &str = "\"wrote\"";
 
 /// The moment from which on writes are counted.
@@ -34,6 +37,10 @@ impl Toll {
     pub(super) fn kernel_writes(&self, suite: &Suite) -> Result<Vec<usize>> {
         let written = |node: &Node| {
             let log = agent_log(node)?;
+            // Without a log there would be no writes in it either.
+            if !log.contains(STARTS) {
+                return Err(Error::Unclear { what: format!("the agent's log on {}", node.name), why: log });
+            }
             let times = log.lines().filter(|line| line.contains(WROTE)).map(time);
             let times = times.collect::<Result<Vec<_>>>()?;
             Ok(times.into_iter().filter(|time| *time >= self.since).count())
@@ -101,7 +108,7 @@ fn ends(suite: &Suite, name: &str, spec: &str) -> Result<[Value; 2], Failure> {
 pub(super) fn state(suite: &Suite) -> Result<Value, Failure> {
     let mut seen = Value::Null;
     // A status may still follow a report.
-    poll_until("all is settled, and as it was a moment ago", SOON, || {
+    poll_until("all is settled, and as it was a moment ago", SETTLED, || {
         let list = |kind: &str| Ok(suite.get(kind, "")?["items"].as_array().cloned().unwrap_or_default());
         let (tunings, nodes): (Vec<_>, Vec<_>) = (list("tcpclosetunings")?, list("tcpclosenodes")?);
         let now = json!({
