@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crds::TcpCloseNodeStatus;
 use jiff::Timestamp;
+use tcp_close::Sysctl;
 
 use crate::limit::{HeldBack, Why};
 use crate::snapshot::{Node, Snapshot};
@@ -37,8 +38,10 @@ struct Heard {
     /// What tells one report from the next.
     report: Option<(Option<Timestamp>, i64)>,
     report_changed: Instant,
-    drifts: BTreeMap<String, u32>,
-    drifting: BTreeSet<String>,
+    /// How often another program has changed a key, as last reported. A key that is not ordered has no row, and its agent has
+    /// not forgotten: what it says when the key is ordered again is no news.
+    drifts: BTreeMap<Sysctl, u32>,
+    drifting: BTreeSet<Sysctl>,
 }
 
 impl History {
@@ -84,7 +87,8 @@ impl History {
 
     /// Keys that another program changed between the last two reports.
     pub fn has_drifted(&self, node: &str, key: &str) -> bool {
-        self.nodes.get(node).is_some_and(|heard| heard.drifting.contains(key))
+        let drifting = |key| self.nodes.get(node).is_some_and(|heard| heard.drifting.contains(&key));
+        Sysctl::from_name(key).is_some_and(drifting)
     }
 
     /// Notes which nodes are pending for this tuning, and returns how many have been for this long.
@@ -128,15 +132,15 @@ impl Heard {
         let drifts = status.map(drifts).unwrap_or_default();
         let before = |key| self.drifts.get(key).copied().unwrap_or_default();
         let rose = drifts.iter().filter(|(key, count)| **count > before(*key));
-        self.drifting = rose.map(|(key, _)| key.clone()).collect();
-        self.drifts = drifts;
+        self.drifting = rose.map(|(key, _)| *key).collect();
+        self.drifts.extend(drifts);
     }
 }
 
-/// The keys that another program has changed, and how often.
-fn drifts(status: &TcpCloseNodeStatus) -> BTreeMap<String, u32> {
-    let drifts = status.sysctls.iter().filter_map(|row| Some((row, row.drifts.filter(|count| *count > 0)?)));
-    drifts.map(|(row, count)| (row.name.clone(), count)).collect()
+/// How often another program has changed each key that is reported.
+fn drifts(status: &TcpCloseNodeStatus) -> BTreeMap<Sysctl, u32> {
+    let rows = status.sysctls.iter();
+    rows.filter_map(|row| Some((Sysctl::from_name(&row.name)?, row.drifts.unwrap_or_default()))).collect()
 }
 
 #[cfg(test)]

@@ -62,6 +62,21 @@ fn a_restart_of_the_agent_is_no_drift() {
 }
 
 #[test]
+fn an_old_drift_is_no_news_when_its_key_is_ordered_again() {
+    let (mut cluster, mut history) = heard();
+    let mut report = |change: &dyn Fn(&mut TcpCloseNodeStatus)| {
+        cluster.pass(20);
+        cluster.agent_reports("n1", change);
+        history.note_reports(&cluster.snapshot, cluster.now.clock);
+        history.has_drifted("n1", "net.ipv4.tcp_fin_timeout")
+    };
+    assert!(report(&|status| status.sysctls[0].drifts = Some(1)));
+    assert!(!report(&|status| status.sysctls.clear()), "no row");
+    assert!(!report(&|status| status.sysctls[0].drifts = Some(1)), "the row is back");
+    assert!(report(&|status| status.sysctls[0].drifts = Some(2)), "another drift");
+}
+
+#[test]
 fn being_pending_again_starts_anew() {
     let (mut cluster, mut history) = heard();
     let long = Duration::from_secs(300);
