@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crds::TcpCloseNodeStatus;
+use crds::node::SysctlStatus;
 use jiff::Timestamp;
 use tcp_close::Sysctl;
 
@@ -38,10 +39,24 @@ struct Heard {
     /// What tells one report from the next.
     report: Option<(Option<Timestamp>, i64)>,
     report_changed: Instant,
-    /// How often another program has changed a key, as last reported. A key that is not ordered has no row, and its agent has
-    /// not forgotten: what it says when the key is ordered again is no news.
-    drifts: BTreeMap<Sysctl, u32>,
+    /// As last reported. A key that is not ordered has no row, and its agent has not forgotten: what it says when the key is
+    /// ordered again is no news.
+    drifts: BTreeMap<Sysctl, Drifts>,
     drifting: BTreeSet<Sysctl>,
+}
+
+/// How often another program has changed a key since its agent started, and when it was put right first.
+#[derive(Clone, Copy, Debug)]
+struct Drifts {
+    count: u32,
+    since: Option<Timestamp>,
+}
+
+impl Drifts {
+    /// An agent that was started anew counts from 1 again, with another beginning.
+    fn is_news(self, known: Option<&Self>) -> bool {
+        known.is_none_or(|known| self.since != known.since || self.count > known.count)
+    }
 }
 
 impl History {
@@ -130,17 +145,22 @@ impl Heard {
         self.report = report;
         self.report_changed = now;
         let drifts = status.map(drifts).unwrap_or_default();
-        let before = |key| self.drifts.get(key).copied().unwrap_or_default();
-        let rose = drifts.iter().filter(|(key, count)| **count > before(*key));
-        self.drifting = rose.map(|(key, _)| *key).collect();
+        let news = drifts.iter().filter(|(key, drifts)| drifts.is_news(self.drifts.get(*key)));
+        self.drifting = news.map(|(key, _)| *key).collect();
         self.drifts.extend(drifts);
     }
 }
 
-/// How often another program has changed each key that is reported.
-fn drifts(status: &TcpCloseNodeStatus) -> BTreeMap<Sysctl, u32> {
-    let rows = status.sysctls.iter();
-    rows.filter_map(|row| Some((Sysctl::from_name(&row.name)?, row.drifts.unwrap_or_default()))).collect()
+/// What is reported of keys that another program has changed.
+fn drifts(status: &TcpCloseNodeStatus) -> BTreeMap<Sysctl, Drifts> {
+    let of_row = |row: &SysctlStatus| {
+        let count = row.drifts.filter(|count| *count > 0)?;
+        Some((
+            Sysctl::from_name(&row.name)?,
+            Drifts { count, since: row.drifts_since.as_ref().map(|time| time.0) },
+        ))
+    };
+    status.sysctls.iter().filter_map(of_row).collect()
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use super::*;
 use crate::fixtures::{Cluster, tuning};
 
@@ -50,30 +52,42 @@ fn a_node_made_anew_under_an_old_name_starts_anew() {
     assert_eq!(history.silence("n1", cluster.now.clock).of_reports, Duration::ZERO);
 }
 
+/// Whether a report with so many foreign changes, the first of them `since`, is news; `None` is a report without the key.
+fn tells(cluster: &mut Cluster, history: &mut History, report: Option<(u32, &str)>) -> bool {
+    cluster.pass(20);
+    cluster.agent_reports("n1", |status| match report {
+        Some((count, since)) => {
+            let row = &mut status.sysctls[0];
+            row.drifts = Some(count).filter(|count| *count > 0);
+            row.drifts_since = row.drifts.map(|_| Time(since.parse().unwrap()));
+        }
+        None => status.sysctls.clear(),
+    });
+    history.note_reports(&cluster.snapshot, cluster.now.clock);
+    history.has_drifted("n1", "net.ipv4.tcp_fin_timeout")
+}
+
+const ONE_DAY: &str = "2026-01-01T10:00:00Z";
+const ANOTHER_DAY: &str = "2026-01-02T10:00:00Z";
+
 #[test]
 fn a_restart_of_the_agent_is_no_drift() {
     let (mut cluster, mut history) = heard();
-    for (drifts, drifted) in [(7, true), (7, false), (0, false), (1, true)] {
-        cluster.pass(20);
-        cluster.agent_reports("n1", |status| status.sysctls[0].drifts = Some(drifts));
-        history.note_reports(&cluster.snapshot, cluster.now.clock);
-        assert_eq!(history.has_drifted("n1", "net.ipv4.tcp_fin_timeout"), drifted, "{drifts}");
-    }
+    let mut tells = |count, since| tells(&mut cluster, &mut history, Some((count, since)));
+    assert!(tells(7, ONE_DAY));
+    assert!(!tells(7, ONE_DAY));
+    assert!(!tells(0, ONE_DAY));
+    assert!(tells(1, ANOTHER_DAY), "the first that the new agent has seen");
 }
 
 #[test]
 fn an_old_drift_is_no_news_when_its_key_is_ordered_again() {
     let (mut cluster, mut history) = heard();
-    let mut report = |change: &dyn Fn(&mut TcpCloseNodeStatus)| {
-        cluster.pass(20);
-        cluster.agent_reports("n1", change);
-        history.note_reports(&cluster.snapshot, cluster.now.clock);
-        history.has_drifted("n1", "net.ipv4.tcp_fin_timeout")
-    };
-    assert!(report(&|status| status.sysctls[0].drifts = Some(1)));
-    assert!(!report(&|status| status.sysctls.clear()), "no row");
-    assert!(!report(&|status| status.sysctls[0].drifts = Some(1)), "the row is back");
-    assert!(report(&|status| status.sysctls[0].drifts = Some(2)), "another drift");
+    let mut tells = |report| tells(&mut cluster, &mut history, report);
+    assert!(tells(Some((1, ONE_DAY))));
+    assert!(!tells(None), "the key is not ordered");
+    assert!(!tells(Some((1, ONE_DAY))), "it is ordered again");
+    assert!(tells(Some((2, ONE_DAY))), "another drift");
 }
 
 #[test]
