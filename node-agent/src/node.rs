@@ -4,6 +4,7 @@
 //! writes nothing, neither to the kernel nor to the journal.
 
 mod finding;
+mod foresee;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ use crate::apply::{Failure, apply};
 use crate::facts::{self, Watcher};
 use crate::journal::{self, Journal, OrderMark};
 use crate::life::life;
-use crate::order::{Order, hypothetical};
+use crate::order::Order;
 use crate::procfs::{self, Held, Procfs};
 use crate::sentinel::{Doubt, Sentinel};
 
@@ -261,18 +262,6 @@ impl Node {
         Turn { findings, observed: self.would(order, now), life, obstacle }
     }
 
-    /// What a turn would do now. Nothing is written, neither to the kernel nor to the journal, and no lock is taken. The
-    /// obstacle is what shows without trying.
-    pub fn foresee(&mut self, order: &Order, now: Moment) -> Turn {
-        let life = self.life().ok();
-        self.observe(order, now);
-        let saved = life.as_deref().map_or(Ok(Records::new()), |life| journal::saved(&self.state_dir, life));
-        let unreadable = saved.map(|records| self.reported = records).err();
-        let obstacle = self.held().err().or(unreadable.map(Obstacle::Journal));
-        let findings = self.foreseen(&order.entries, &self.reported, now);
-        Turn { findings, observed: self.would(order, now), life, obstacle }
-    }
-
     fn held(&self) -> Result<(), Obstacle> {
         let hold = self.state_dir.join(HOLD_FILE);
         if self.obeys_hold && hold.exists() { Err(Obstacle::Hold(hold)) } else { Ok(()) }
@@ -448,34 +437,6 @@ impl Node {
             .map(|finding| Finding { message: finding.message.or_else(|| Some(why.into())), ..finding })
             .collect()
     }
-
-    /// What the tunings that only observe would do if they enforced.
-    fn would(&self, order: &Order, now: Moment) -> Vec<(TuningReference, Vec<Finding>)> {
-        let of_none = |finding| Finding { baseline: None, drift: None, tuning: String::new(), ..finding };
-        let findings = |entries: &Entries| {
-            self.foreseen(entries, &Records::new(), now).into_iter().map(of_none).collect()
-        };
-        let observed = order.observe.iter();
-        observed.map(|observed| (observed.tuning.clone(), findings(&hypothetical(observed)))).collect()
-    }
-
-    /// The findings of a plan that nobody carries out.
-    fn foreseen(&self, entries: &Entries, records: &Records, now: Moment) -> Vec<Finding> {
-        let plan = self.plan(entries, records, &BTreeSet::new());
-        let writes: BTreeMap<_, _> = plan.writes().iter().map(|write| (write.sysctl, *write)).collect();
-        let findings = self.findings(&plan, entries, now).into_iter();
-        findings.map(|finding| hypothetically(finding, &writes)).collect()
-    }
-}
-
-/// What a finding is where the plan is not carried out.
-fn hypothetically(finding: Finding, writes: &BTreeMap<Sysctl, Write>) -> Finding {
-    if let Some(write) = Sysctl::from_name(&finding.name).and_then(|sysctl| writes.get(&sysctl)) {
-        let (live, desired, message) = (Some(write.from), Some(write.to), Some(write.to_string()));
-        return Finding { state: State::WouldChange, live, desired, message, written: None, ..finding };
-    }
-    let state = if finding.state == State::Refused { State::WouldRefuse } else { finding.state };
-    Finding { state, ..finding }
 }
 
 /// Gives a journal that was not there what a status of the same life knows. One that is there knows better: the status may

@@ -39,24 +39,18 @@ struct Heard {
     /// What tells one report from the next.
     report: Option<(Option<Timestamp>, i64)>,
     report_changed: Instant,
-    /// As last reported. A key that is not ordered has no row, and its agent has not forgotten: what it says when the key is
-    /// ordered again is no news.
+    /// What each key's row told of another program last. A key that is not ordered has no row, and its agent has not forgotten:
+    /// what it says when the key is ordered again is no news.
     drifts: BTreeMap<Sysctl, Drifts>,
     drifting: BTreeSet<Sysctl>,
 }
 
-/// How often another program has changed a key since its agent started, and when it was put right first.
-#[derive(Clone, Copy, Debug)]
+/// How often another program has changed a key since its agent started, and when it did so first. An agent that was started
+/// anew counts from 1 again, with another beginning; one of 0.1.0 does not say when that was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Drifts {
     count: u32,
     since: Option<Timestamp>,
-}
-
-impl Drifts {
-    /// An agent that was started anew counts from 1 again, with another beginning.
-    fn is_news(self, known: Option<&Self>) -> bool {
-        known.is_none_or(|known| self.since != known.since || self.count > known.count)
-    }
 }
 
 impl History {
@@ -145,7 +139,7 @@ impl Heard {
         self.report = report;
         self.report_changed = now;
         let drifts = status.map(drifts).unwrap_or_default();
-        let news = drifts.iter().filter(|(key, drifts)| drifts.is_news(self.drifts.get(*key)));
+        let news = drifts.iter().filter(|(key, drifts)| self.drifts.get(*key) != Some(*drifts));
         self.drifting = news.map(|(key, _)| *key).collect();
         self.drifts.extend(drifts);
     }

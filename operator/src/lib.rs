@@ -1,9 +1,8 @@
 //! The cluster side of tcp-close-tuning: it turns all tunings into one order for each node, and all reports into one
-//! status for each tuning. It never touches a kernel, and it never writes to a Node.
+//! status for each tuning. It never touches a kernel, and of a Node it writes one condition, where the chart asks for it.
 //!
-//! `watch -> resolve -> roll out -> limit -> assign`, and beside it `watch -> resolve -> summarise -> report`. Steps that only
-//! compute take
-//! values and return values; the clock is one of the values.
+//! `watch -> resolve -> roll out -> limit -> assign`, and beside it `watch -> resolve -> summarise -> report`. Steps that
+//! only compute take values and return values; the clock is one of the values.
 
 pub mod assign;
 pub mod event;

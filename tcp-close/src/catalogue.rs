@@ -170,7 +170,7 @@ fn orphan_retries() -> Facts {
         removed: None,
         does: "How long a connection that its program has closed waits for the peer to acknowledge the FIN (FIN_WAIT1, \
                CLOSING, LAST_ACK). N gives up after between ((2<<N)-1) x 0.2 s and about twice that: 1 is 0.6 to 2.2 s, \
-               2 is 1.4 to 3.7 s, 3 is 3 to 6.6 s, 4 is 6.2 to 13.5 s, 8 is 102 to 205 s. 0 means 8 while \
+               2 is 1.4 to 3.7 s, 3 is 3 to 6.8 s, 4 is 6.2 to 13.5 s, 8 is 102 to 205 s. 0 means 8 while \
                tcp_rto_max_ms has its default. It acts on sockets that wait already.",
         misbelief: "It is not a count of retransmissions but a span of time, and the default that a file shows is 0, \
                     not 8. With 1, a peer that is alive but has closed its window loses everything queued in 0.8 s.",

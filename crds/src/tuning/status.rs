@@ -49,12 +49,12 @@ pub struct NodeCounts {
     pub matched: u32,
     /// Everything that the tuning orders there is in force (in mode Observe: has been reported on).
     pub updated: u32,
-    /// Ordered and not yet acknowledged.
+    /// Not ordered yet, or ordered and not yet acknowledged.
     pub pending: u32,
     /// A rule forbids something there.
     pub refused: u32,
-    /// A write failed there, another program's change stands there, or the agent has been missing for 5 minutes on a Ready
-    /// node.
+    /// A write failed there, another program's change stands there, it was lost or taken back in a rollout, or it is Ready and
+    /// its agent has been silent for 5 minutes and for 5 reports.
     pub failed: u32,
     /// The node is not Ready, its agent has been silent for 3 report intervals, or its label `tcpclose.dev/hold` keeps an
     /// earlier order there.
@@ -166,8 +166,8 @@ pub struct WorstNode {
     /// Its name.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// Failed, Contended, Drifted, Refused, Stale, Pending, AtRisk; for a node where all is well, Sockets: it has the most
-    /// that close.
+    /// Failed, Lost, Contended, Drifted, RolledBack, Refused, Stale, Held, Pending, AtRisk; for a node where all is well,
+    /// Sockets: it has the most that close.
     #[schemars(length(max = 64))]
     pub reason: String,
     /// What is wrong there.

@@ -122,30 +122,6 @@ pub(super) fn wait_for_successor(node: &Node, program: &str, victim: Process) ->
 
 // ---- what they say ----
 
-/// How many writes to the kernel the agent on a node has logged since its container started.
-pub(super) fn writes(suite: &Suite, node: &Node) -> Result<usize> {
-    let field = format!("spec.nodeName={}", node.name);
-    let label = "app.kubernetes.io/component=agent";
-    let pod = suite.cluster.kubectl(&[
-        "get",
-        "pods",
-        "--namespace",
-        NAMESPACE,
-        "--selector",
-        label,
-        "--field-selector",
-        &field,
-        "--output",
-        "name",
-    ])?;
-    let log = suite.cluster.kubectl(&["logs", "--namespace", NAMESPACE, pod.trim()])?;
-    // A log that does not begin with the start of the agent would hide writes.
-    if !log.contains("\"starts\"") {
-        return Err(Error::Unclear { what: format!("the log of {}", pod.trim()), why: log });
-    }
-    Ok(log.matches("\"wrote\"").count())
-}
-
 pub(super) fn reported_at(suite: &Suite, node: &Node) -> Result<String> {
     Ok(suite.get("tcpclosenode", &node.name)?["status"]["reportedAt"].to_string())
 }
@@ -220,7 +196,7 @@ fn agents_come_back(suite: &Suite) -> Outcome {
     let before = suite.values(RETRIES)?;
     suite.tune("web", &everywhere(&["tcpFinTimeoutSeconds: 30", "tcpOrphanRetries: 5"]))?;
     suite.wait_until_applied("web")?;
-    let mut killed = Vec::new();
+    let (mut killed, toll) = (Vec::new(), Toll::begin(suite)?);
     for node in suite.cluster.nodes() {
         killed.push((node, agent_of(node)?, reported_at(suite, node)?));
     }
@@ -237,9 +213,9 @@ fn agents_come_back(suite: &Suite) -> Outcome {
         wait_for_row(suite, node, "in force over its first baseline", RIGHT, |row| {
             row["state"] == "Applied" && row["live"] == 30 && row["baseline"] == 60
         })?;
-        let written = writes(suite, node)?;
-        ensure(written == 0, || format!("the new agent on {} wrote {written} values", node.name))?;
     }
+    let written = toll.kernel_writes(suite)?;
+    ensure(written.iter().all(|writes| *writes == 0), || format!("the new agents wrote: {written:?}"))?;
     all_hold(suite, RETRIES, "5")?;
     delete(suite)?;
     wait_until_all_hold(suite, FIN_TIMEOUT, "60")?;

@@ -53,13 +53,13 @@ fn a_node_made_anew_under_an_old_name_starts_anew() {
 }
 
 /// Whether a report with so many foreign changes, the first of them `since`, is news; `None` is a report without the key.
-fn tells(cluster: &mut Cluster, history: &mut History, report: Option<(u32, &str)>) -> bool {
+fn tells(cluster: &mut Cluster, history: &mut History, report: Option<(u32, Option<&str>)>) -> bool {
     cluster.pass(20);
     cluster.agent_reports("n1", |status| match report {
         Some((count, since)) => {
             let row = &mut status.sysctls[0];
             row.drifts = Some(count).filter(|count| *count > 0);
-            row.drifts_since = row.drifts.map(|_| Time(since.parse().unwrap()));
+            row.drifts_since = row.drifts.and(since).map(|since| Time(since.parse().unwrap()));
         }
         None => status.sysctls.clear(),
     });
@@ -67,8 +67,8 @@ fn tells(cluster: &mut Cluster, history: &mut History, report: Option<(u32, &str
     history.has_drifted("n1", "net.ipv4.tcp_fin_timeout")
 }
 
-const ONE_DAY: &str = "2026-01-01T10:00:00Z";
-const ANOTHER_DAY: &str = "2026-01-02T10:00:00Z";
+const ONE_DAY: Option<&str> = Some("2026-01-01T10:00:00Z");
+const ANOTHER_DAY: Option<&str> = Some("2026-01-02T10:00:00Z");
 
 #[test]
 fn a_restart_of_the_agent_is_no_drift() {
@@ -78,6 +78,15 @@ fn a_restart_of_the_agent_is_no_drift() {
     assert!(!tells(7, ONE_DAY));
     assert!(!tells(0, ONE_DAY));
     assert!(tells(1, ANOTHER_DAY), "the first that the new agent has seen");
+}
+
+#[test]
+fn a_restarted_agent_of_0_1_0_is_heard_though_it_does_not_say_since_when_it_counts() {
+    let (mut cluster, mut history) = heard();
+    let mut tells = |count| tells(&mut cluster, &mut history, Some((count, None)));
+    assert!(tells(7));
+    assert!(!tells(7));
+    assert!(tells(1), "the first that the new agent has seen");
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn orphan_retries_above_15() {
 #[test]
 fn orphan_retries_3() {
     let said = remarked(
-        "net.ipv4.tcp_orphan_retries = 3: it is a span of time, not a count: 3 to 6.6 s, and at a round trip of 10 ms the same \
+        "net.ipv4.tcp_orphan_retries = 3: it is a span of time, not a count: 3 to 6.8 s, and at a round trip of 10 ms the same \
          as 2: 4 to 8 is ordinary",
     );
     object_rule("orphan-retries-3", Sysctl::OrphanRetries, &[3], &[2, 4], &said);
