@@ -141,14 +141,17 @@ fn of_tuning(tuning: &Value) -> Value {
     let conditions = status["conditions"].as_array().into_iter().flatten();
     let conditions =
         conditions.map(|each| json!([each["type"], each["status"], each["reason"], each["message"]]));
-    let rollout = &status["rollout"];
+    // Of a tuning that has lost all its nodes it tells which it had.
+    let rollout = (status["nodes"]["matched"] != 0).then_some(&status["rollout"]);
+    let rollout =
+        rollout.map(|rollout| ["phase", "revision", "stable", "failedRevision"].map(|field| &rollout[field]));
     json!([
         tuning["metadata"]["name"],
         is_current(tuning),
         status["nodes"],
         conditions.collect::<Vec<_>>(),
         status["refusals"],
-        [&rollout["phase"], &rollout["revision"], &rollout["stable"], &rollout["failedRevision"]],
+        rollout,
     ])
 }
 
