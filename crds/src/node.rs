@@ -102,8 +102,10 @@ pub struct SysctlEntry {
     pub drift_policy: Option<DriftPolicyName>,
     /// What becomes of it when nothing orders it any longer.
     pub removal_policy: RemovalPolicy,
-    /// Whether this takes the node back to the tuning's stable revision, which was in force here before: cautions and rules
-    /// about facts do not hold it back, values that no kernel is meant to hold are refused all the same. Absent means no.
+    /// Whether this takes the node back to the tuning's stable revision. Where the agent knows by its own records that the value
+    /// was in force here by an order before, since the node has started, cautions and rules about facts do not hold it back;
+    /// values that no kernel is meant to hold are refused all the same. A value that was never in force here is judged like any
+    /// other. Absent means no.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<bool>,
 }
