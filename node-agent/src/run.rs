@@ -350,12 +350,7 @@ impl Agent {
                 self.wait(&format!("the status was not written: {error}"), error.is_overload());
             }
             Answer::Read(result) => match *result {
-                Ok(Some(object)) => {
-                    self.doubtful = false;
-                    self.take_order(&object);
-                    self.confirmed = object.metadata.generation;
-                    self.rests.reset();
-                }
+                Ok(Some(object)) => self.take_read(&object),
                 Ok(None) => {
                     self.wait("this node's TcpCloseNode is gone; nothing is restored on its absence", false);
                 }
@@ -364,6 +359,20 @@ impl Agent {
                 }
             },
         }
+    }
+
+    fn take_read(&mut self, object: &TcpCloseNode) {
+        let mark = OrderMark::of(object);
+        let known = self.order.as_ref().map(|known| &known.mark).filter(|known| known.uid == mark.uid);
+        if let Some(known) = known.filter(|known| known.generation > mark.generation) {
+            let (known, read) = (known.generation, mark.generation);
+            let why = format!("the order was read again at generation {read}, and {known} is known already");
+            return self.wait(&why, false);
+        }
+        self.doubtful = false;
+        self.take_order(object);
+        self.confirmed = Some(mark.generation);
+        self.rests.reset();
     }
 
     fn wait(&mut self, why: &str, is_overload: bool) {
