@@ -327,8 +327,12 @@ impl Agent {
         let urgency = report::urgency(self.written.and(self.stored.as_ref()), self.past.earlier(), &status);
         let Some(order) = &self.order else { return false };
         let since = self.written.map_or(Duration::MAX, |written| now.duration_since(written));
-        let interval = Duration::from_secs(order.report_interval_seconds.into());
-        let pace = report::Pace { interval, node: &self.settings.node };
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        let pace = report::Pace {
+            interval: seconds(order.report_interval_seconds),
+            counts: seconds(order.counts_interval_seconds),
+            node: &self.settings.node,
+        };
         if pace.is_due(urgency, now.saturating_duration_since(self.started), since) {
             let (api, node, uid) = (self.api.clone(), self.settings.node.clone(), order.mark.uid.clone());
             self.request = Some(Box::pin(async move {
