@@ -215,6 +215,7 @@ impl Cluster {
             node_uid: self.snapshot.nodes[&name].uid().into(),
             revision: revision::of_entries(&order.entries, &order.observe),
             report_interval_seconds: 20,
+            counts_interval_seconds: None,
             sysctls: order.entries.clone(),
             observe: order.observe.clone(),
         };
