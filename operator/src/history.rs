@@ -66,10 +66,13 @@ impl History {
         self.pending.retain(|uid, _| snapshot.tuning(uid).is_some());
     }
 
-    /// Everybody counts as heard just now: while a watch was broken, agents looked silent that were not.
-    pub fn forgive(&mut self, now: Instant) {
+    /// Nobody has been silent for as long as nothing could be heard: while their watch was broken, agents looked silent that
+    /// were not.
+    pub fn forgive(&mut self, deaf: Duration, now: Instant) {
+        let later = |at: Instant| (at + deaf).min(now);
         for heard in self.nodes.values_mut() {
-            heard.report_changed = now;
+            heard.report_changed = later(heard.report_changed);
+            heard.ready_since = heard.ready_since.map(later);
         }
     }
 

@@ -164,9 +164,7 @@ async fn status(
         metrics.note_switch(&snapshot.switch);
         // A standby listens too: it must not think, when it takes over, that everybody has just been heard.
         history.note_reports(&snapshot, now.clock);
-        if caches.was_interrupted() {
-            history.forgive(now.clock);
-        }
+        history.forgive(caches.take_deaf(), now.clock);
         let silent = class::silent(&snapshot, &history, now.clock);
         silence.send_if_modified(|before| std::mem::replace(before, silent.clone()) != silent);
         if !leadership.may_write() {
