@@ -1,6 +1,6 @@
 //! What only time tells: how long a node has been silent, which key has drifted since the last report, who has been
-//! pending for how long. Measured on this process's own clock, never on an agent's; lost on a restart, which at worst
-//! makes silence look shorter than it is.
+//! pending for how long. Measured on this process's own clock, never on an agent's; gone after a restart, which at worst makes
+//! silence look shorter than it is: that a node was lost is stored in the status of a tuning, and holds until it reports.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use tcp_close::Sysctl;
 
 use crate::limit::{HeldBack, Why};
 use crate::snapshot::{Node, Snapshot};
+use crate::summarise;
 
 /// What was heard of nodes, and when.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +30,12 @@ pub struct Silence {
     pub of_reports: Duration,
     /// How long it has been Ready without a report; zero where it is not Ready.
     pub while_ready: Duration,
+    /// Whether it is stored that it was lost, and it has not reported in this operator's life.
+    pub since_before: bool,
 }
+
+/// When an agent says that it reported, and on which generation of its order.
+type Told = (Option<Timestamp>, i64);
 
 #[derive(Clone, Debug)]
 struct Heard {
@@ -37,8 +43,10 @@ struct Heard {
     /// Since when the Node is Ready; `None` where it is not.
     ready_since: Option<Instant>,
     /// What tells one report from the next.
-    report: Option<(Option<Timestamp>, i64)>,
+    report: Option<Told>,
     report_changed: Instant,
+    /// Whether it is stored that it was lost, and it has not reported since this operator began to listen.
+    lost: bool,
     /// What each key's row told of another program last. A key that is not ordered has no row, and its agent has not forgotten:
     /// what it says when the key is ordered again is no news.
     drifts: BTreeMap<Sysctl, Drifts>,
@@ -58,9 +66,11 @@ impl History {
     pub fn note_reports(&mut self, snapshot: &Snapshot, now: Instant) {
         self.nodes
             .retain(|name, heard| snapshot.nodes.get(name).is_some_and(|node| node.uid() == heard.node_uid));
+        let lost = lost(snapshot);
         for (name, node) in &snapshot.nodes {
             let status = snapshot.order_of(node).and_then(|order| order.status.as_ref());
-            let heard = self.nodes.entry(name.clone()).or_insert_with(|| Heard::first(node, status, now));
+            let first = || Heard::first(node, status, lost.contains(name.as_str()), now);
+            let heard = self.nodes.entry(name.clone()).or_insert_with(first);
             heard.note(node, status, now);
         }
         self.pending.retain(|uid, _| snapshot.tuning(uid).is_some());
@@ -84,6 +94,7 @@ impl History {
         Silence {
             of_reports: since(heard.report_changed),
             while_ready: while_ready.unwrap_or(Duration::ZERO),
+            since_before: heard.lost,
         }
     }
 
@@ -121,12 +132,13 @@ impl History {
 }
 
 impl Heard {
-    fn first(node: &Node, status: Option<&TcpCloseNodeStatus>, now: Instant) -> Self {
+    fn first(node: &Node, status: Option<&TcpCloseNodeStatus>, lost: bool, now: Instant) -> Self {
         Self {
             node_uid: node.uid().into(),
             ready_since: None,
-            report: None,
+            report: status.map(told),
             report_changed: now,
+            lost,
             drifts: status.map(drifts).unwrap_or_default(),
             drifting: BTreeSet::new(),
         }
@@ -134,18 +146,30 @@ impl Heard {
 
     fn note(&mut self, node: &Node, status: Option<&TcpCloseNodeStatus>, now: Instant) {
         self.ready_since = if node.is_ready() { self.ready_since.or(Some(now)) } else { None };
-        let report =
-            status.map(|status| (status.reported_at.as_ref().map(|time| time.0), status.observed_generation));
+        let report = status.map(told);
         if report == self.report {
             return;
         }
         self.report = report;
         self.report_changed = now;
+        self.lost = false;
         let drifts = status.map(drifts).unwrap_or_default();
         let news = drifts.iter().filter(|(key, drifts)| self.drifts.get(*key) != Some(*drifts));
         self.drifting = news.map(|(key, _)| *key).collect();
         self.drifts.extend(drifts);
     }
+}
+
+fn told(status: &TcpCloseNodeStatus) -> Told {
+    (status.reported_at.as_ref().map(|time| time.0), status.observed_generation)
+}
+
+/// The nodes that are stored as lost in a rollout. An operator that has just begun to listen does not know for how long they
+/// have been silent, and must not take them for nodes that have just been heard.
+fn lost(snapshot: &Snapshot) -> BTreeSet<&str> {
+    let stored = snapshot.tunings.iter().filter_map(|tuning| tuning.status.as_ref());
+    let worst = stored.flat_map(|status| &status.worst);
+    worst.filter(|worst| worst.reason == summarise::LOST).map(|worst| worst.name.as_str()).collect()
 }
 
 /// What is reported of keys that another program has changed.

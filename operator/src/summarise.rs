@@ -25,7 +25,7 @@ use class::{Class, Finding};
 use condition::Stored;
 pub use leak::leaked;
 use verdict::{Restoring, Scene};
-pub use worst::{AT_RISK, SOCKETS};
+pub use worst::{AT_RISK, LOST, SOCKETS};
 
 /// A tuning that was ready once stays ready while few nodes are pending, or for less than this.
 const PENDING_LONG: Duration = Duration::from_secs(300);

@@ -181,7 +181,7 @@ fn silence(
     if !reported {
         return Some((Class::Pending, "its agent has not reported yet".into()));
     }
-    let silent = silence.of_reports >= interval * SILENT_AFTER;
+    let silent = silence.since_before || silence.of_reports >= interval * SILENT_AFTER;
     silent.then(|| (Class::Stale, format!("its agent has missed {SILENT_AFTER} reports")))
 }
 
