@@ -60,6 +60,24 @@ pub fn summarise(
     }
 }
 
+/// The status of a tuning while a watch fails: what is known of the cluster is old, and no count of it is repeated. How far a
+/// rollout is stays: the orders follow it.
+pub fn blind(
+    tuning: &Tuning,
+    stored: Option<&TcpCloseTuningStatus>,
+    watch: &str,
+    now: Timestamp,
+) -> TcpCloseTuningStatus {
+    let past = Stored { status: stored, generation: tuning.generation };
+    let rollout = stored.filter(|_| tuning.spec.is_ok()).and_then(|stored| stored.rollout.clone());
+    TcpCloseTuningStatus {
+        observed_generation: tuning.generation,
+        conditions: condition::conditions(&verdict::blind(watch), past, now),
+        rollout,
+        ..TcpCloseTuningStatus::default()
+    }
+}
+
 fn summarise_decoded(
     tuning: &Tuning,
     spec: &TcpCloseTuningSpec,

@@ -123,6 +123,21 @@ impl Caches {
         locked(&self.lines.orders).take_deaf()
     }
 
+    /// The kind whose watch fails for long, and in which words; `None`: none does. What came before `since` does not count.
+    pub fn failing(&self, since: Instant, now: Instant) -> Option<String> {
+        let Lines { nodes, tunings, orders, control } = &self.lines;
+        let kinds = [
+            ("nodes", nodes),
+            ("tcpclosetunings", tunings),
+            ("tcpclosenodes", orders),
+            ("configmaps", control),
+        ];
+        kinds.into_iter().find_map(|(kind, line)| {
+            let words = locked(line).failing(since, now)?.to_string();
+            Some(format!("{kind}: {words}"))
+        })
+    }
+
     /// Everything as it stands now.
     pub fn snapshot(&self) -> Snapshot {
         let tunings = self.tunings.objects();
@@ -383,7 +398,7 @@ mod tests {
         }
         let (caches, watching) =
             Caches::fed_by(listed(nodes), listed(Vec::new()), listed(orders), listed(Vec::new()));
-        watching.await;
+        Box::pin(watching).await;
         caches.take_deaf()
     }
 
@@ -391,5 +406,31 @@ mod tests {
     async fn reports_are_missed_by_the_watch_of_orders_and_by_no_other() {
         assert_eq!(deaf(vec![Err(Error::NoResourceVersion)], Vec::new()).await, Duration::ZERO);
         assert_ne!(deaf(Vec::new(), vec![Err(Error::NoResourceVersion)]).await, Duration::ZERO);
+    }
+
+    #[test]
+    fn the_kind_whose_watch_fails_is_named_with_the_api_servers_words() {
+        let (caches, _watching) = Caches::fed_by(
+            futures::stream::empty(),
+            futures::stream::empty(),
+            futures::stream::empty(),
+            futures::stream::empty(),
+        );
+        let (start, long) = (Instant::now(), Duration::from_secs(60));
+        for at in [start, start + long] {
+            assert_eq!(caches.failing(start, at), None);
+            locked(&caches.lines.orders).note_error("forbidden".into(), at);
+        }
+        assert_eq!(caches.failing(start, start + long), Some("tcpclosenodes: forbidden".into()));
+    }
+
+    #[tokio::test]
+    async fn a_list_that_is_asked_for_and_denied_again_and_again_has_shown_nothing() {
+        let denied = || Err(Error::NoResourceVersion);
+        let line = Mutex::default();
+        let events = [Ok(Event::<Node>::Init), denied(), Ok(Event::Init)];
+        without_errors(futures::stream::iter(events), "nodes".into(), &line).count().await;
+        let is_first = locked(&line).note_error("forbidden".into(), Instant::now());
+        assert!(!is_first, "it was told before");
     }
 }

@@ -62,7 +62,7 @@ pub enum Reason {
     Unsupported,
     /// A person has stopped it: by the switch everywhere, or by their label on every node.
     Suspended,
-    /// The tuning cannot be decoded.
+    /// The tuning cannot be decoded, or the cluster cannot be watched.
     OperatorError,
 }
 

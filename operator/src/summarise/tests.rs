@@ -311,6 +311,26 @@ fn a_tuning_that_cannot_be_decoded_is_unknown() {
 }
 
 #[test]
+fn a_watch_that_fails_is_unknown_and_forgets_nothing_but_counts() {
+    let mut cluster = settled(&["n1"]);
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    let before = cluster.status("web");
+    cluster.failing = Some("nodes: nodes is forbidden".into());
+    assert_eq!(cluster.verdict("web"), "Unknown OperatorError Reconciling");
+    let status = cluster.status("web");
+    assert!(
+        status.conditions[0]
+            .message
+            .starts_with("the operator cannot watch nodes: nodes is forbidden; nothing new is"),
+        "{}",
+        status.conditions[0].message
+    );
+    assert_eq!((status.rollout, status.nodes), (before.rollout, None));
+    cluster.failing = None;
+    assert_eq!(cluster.verdict("web"), "True Applied");
+}
+
+#[test]
 fn an_order_that_cannot_be_decoded_is_pending() {
     let mut cluster = settled(&["n1", "n2"]);
     cluster.undecodable_order("n2");

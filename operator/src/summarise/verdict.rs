@@ -78,13 +78,25 @@ pub(super) fn contested<'a>(tuning: &Tuning, resolution: &'a Resolution) -> Vec<
 
 /// The verdict on a tuning that cannot be decoded.
 pub(super) fn undecodable(error: &str) -> Verdict {
+    unknown(format!(
+        "this tuning cannot be read ({error}); what it ordered last stays in force. Correct it, or run an operator that \
+         knows these fields"
+    ))
+}
+
+/// The verdict on every tuning while a watch fails.
+pub(super) fn blind(watch: &str) -> Verdict {
+    unknown(format!(
+        "the operator cannot watch {watch}; nothing new is ordered until it can, and what is in force stays. Look at the \
+         rights of its ServiceAccount, and at the API server"
+    ))
+}
+
+fn unknown(message: String) -> Verdict {
     Verdict {
         ready: ConditionStatus::Unknown,
         reason: Reason::OperatorError,
-        message: format!(
-            "this tuning cannot be read ({error}); what it ordered last stays in force. Correct it, or run an \
-             operator that knows these fields"
-        ),
+        message,
         work: Work::UnderWay,
         conflicted: None,
         drifted: None,
