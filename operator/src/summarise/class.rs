@@ -85,6 +85,8 @@ pub struct Finding<'a> {
     pub unsupported: Vec<&'a SysctlStatus>,
     /// Sysctls that another tuning orders.
     pub lost: Vec<&'a Claim>,
+    /// Sysctls that another tuning is to order, whose rollout has not come here: this one's value is in force.
+    pub losing: Vec<&'a Claim>,
     /// Sysctls that the tuning does order.
     pub won: Vec<Sysctl>,
     /// Sysctls that another program changed, whatever became of that.
@@ -120,7 +122,7 @@ pub fn find<'a>(
             let order = snapshot.order_of(node);
             let wanted = resolution.orders.get(name);
             if let Some(wanted) = wanted {
-                finding.note_claims(tuning, wanted);
+                finding.note_claims(tuning, wanted, order);
             }
             let report = order.and_then(|order| Some((order, report_in(order)?)));
             finding.heard = is_heard(node, order, history, now);
@@ -203,6 +205,12 @@ impl<'a> View<'a, '_> {
         entries.filter(|entry| entry.tuning.uid == self.tuning.uid || is_won(&entry.name)).collect()
     }
 
+    /// The stored entries for keys that it has not lost yet, and whether they are of its revision.
+    fn standing(&self, losing: &[&Claim]) -> Vec<(&'a SysctlEntry, bool)> {
+        let entries = losing.iter().filter_map(|claim| set_by(self.order, self.tuning, claim.sysctl));
+        entries.map(|entry| (entry, entry.tuning.revision == self.tuning.revision)).collect()
+    }
+
     /// Whether the stored order says this already.
     fn is_ordered(&self, entry: &SysctlEntry) -> bool {
         self.order.spec.sysctls.contains(entry)
@@ -230,6 +238,7 @@ impl<'a> Finding<'a> {
             held_back: None,
             unsupported: Vec::new(),
             lost: Vec::new(),
+            losing: Vec::new(),
             won: Vec::new(),
             drifted: Vec::new(),
             at_risk: Vec::new(),
@@ -261,10 +270,15 @@ impl<'a> Finding<'a> {
         }
     }
 
-    fn note_claims(&mut self, tuning: &Tuning, wanted: &'a NodeOrder) {
+    /// Claims are what the specs want. What is stored may still be this tuning's.
+    fn note_claims(&mut self, tuning: &Tuning, wanted: &'a NodeOrder, order: Option<&TcpCloseNode>) {
+        let stands = |sysctl| order.is_some_and(|order| set_by(order, tuning, sysctl).is_some());
         for claim in wanted.claims.iter().filter(|claim| claim.tuning == tuning.uid) {
             match claim.standing {
                 Standing::Wins | Standing::Agrees => self.won.push(claim.sysctl),
+                Standing::Overridden { .. } | Standing::Conflict { .. } if stands(claim.sysctl) => {
+                    self.losing.push(claim);
+                }
                 Standing::Overridden { .. } | Standing::Conflict { .. } => self.lost.push(claim),
             }
         }
@@ -273,8 +287,9 @@ impl<'a> Finding<'a> {
     fn judge_enforced(&mut self, view: &View<'a, '_>) {
         let mut worst = (Class::Updated, String::new());
         let current = view.is_current();
-        for entry in view.entries(&self.won) {
-            let judged = if !view.is_ordered(entry) {
+        let wanted = view.entries(&self.won).into_iter().map(|entry| (entry, view.is_ordered(entry)));
+        for (entry, ordered) in wanted.chain(view.standing(&self.losing)) {
+            let judged = if !ordered {
                 self.judge_unwritten()
             } else if !current {
                 (Class::Pending, "its agent has not acknowledged the order yet".into())
@@ -395,6 +410,13 @@ impl<'a> Finding<'a> {
             }
         }
     }
+}
+
+/// The entry by which a tuning keeps a value in force on a node.
+fn set_by<'a>(order: &'a TcpCloseNode, tuning: &Tuning, sysctl: Sysctl) -> Option<&'a SysctlEntry> {
+    order.spec.sysctls.iter().find(|entry| {
+        entry.action == EntryAction::Set && entry.tuning.uid == tuning.uid && entry.name == sysctl.name()
+    })
 }
 
 /// Which of two classes says more of a node.

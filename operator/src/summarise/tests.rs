@@ -7,6 +7,7 @@ mod corpus;
 mod drift;
 mod held;
 mod lists;
+mod losing;
 mod rules;
 
 fn settled(nodes: &[&str]) -> Cluster {

@@ -12,7 +12,7 @@ use super::class::{Class, Finding, said};
 use super::condition::{Reason, Verdict, Work};
 use super::{nodes, some};
 use crate::limit::Why;
-use crate::resolve::{Resolution, Standing};
+use crate::resolve::{Claim, Resolution, Standing};
 use crate::rollout::Progress;
 use crate::snapshot::{HOLD_LABEL, Snapshot, Tuning};
 
@@ -155,16 +155,17 @@ impl<'a> Scene<'a> {
     }
 
     fn tie_lost(&self) -> Option<Situation> {
-        let message = self.lost_tie()?;
+        let message = self.tie(|finding| &finding.lost)?;
         let work = if self.waited_for_peace { Work::Stuck } else { Work::UnderWay };
         Some((ConditionStatus::False, Reason::Conflict, work, message))
     }
 
-    fn lost_tie(&self) -> Option<String> {
+    /// The first tie among these claims.
+    fn tie(&self, claims: impl for<'f> Fn(&'f Finding<'a>) -> &'f [&'a Claim]) -> Option<String> {
         let lost = self
             .findings
             .iter()
-            .flat_map(|finding| finding.lost.iter().map(move |claim| (finding.node, claim)));
+            .flat_map(|finding| claims(finding).iter().map(|claim| (finding.node, *claim)));
         let ties: Vec<_> = lost
             .filter_map(|(node, claim)| match &claim.standing {
                 Standing::Conflict { with } => Some((node, claim.sysctl, with.as_str())),
@@ -186,8 +187,8 @@ impl<'a> Scene<'a> {
     }
 
     fn overridden_everywhere(&self) -> Option<Situation> {
-        let everywhere =
-            !self.findings.is_empty() && self.findings.iter().all(|f| f.won.is_empty() && !f.lost.is_empty());
+        let overridden = |f: &Finding<'_>| f.won.is_empty() && f.losing.is_empty() && !f.lost.is_empty();
+        let everywhere = !self.findings.is_empty() && self.findings.iter().all(overridden);
         everywhere.then(|| {
             let winners: BTreeSet<_> = self.overriders().collect();
             let message = format!(
@@ -395,7 +396,8 @@ impl<'a> Scene<'a> {
     }
 
     fn conflicted(&self) -> Option<String> {
-        self.lost_tie().or_else(|| {
+        let tie = self.tie(|finding| &finding.lost).or_else(|| self.tie(|finding| &finding.losing));
+        tie.or_else(|| {
             let first = self.contested.first()?;
             let on: BTreeSet<_> = self.contested.iter().map(|contested| contested.node).collect();
             Some(format!(
