@@ -3,6 +3,7 @@
 
 pub mod class;
 pub mod condition;
+mod fit;
 pub mod fleet;
 mod leak;
 mod rolling;
@@ -116,7 +117,7 @@ fn summarise_decoded(
         progress,
     };
     let kept = || past.status.and_then(|status| status.rollout.clone());
-    TcpCloseTuningStatus {
+    fit::fit(TcpCloseTuningStatus {
         observed_generation: tuning.generation,
         conditions: condition::conditions(&verdict::conclude(&scene), past, now.wall),
         nodes: Some(counts(&scene)),
@@ -125,7 +126,7 @@ fn summarise_decoded(
         refusals: worst::refusals(&scene.findings),
         // While it only observes, what its nodes had completed is not forgotten.
         rollout: scene.progress.map(|progress| progress.status).or_else(kept),
-    }
+    })
 }
 
 /// Nodes that no longer match and have not been put back.

@@ -12,7 +12,7 @@ use super::{NAMES_MAX, clip, count, leak};
 
 const WORST_MAX: usize = 10;
 const RULES_MAX: usize = 10;
-/// Ten of them, with names, have to fit in a status of 8 KB. The whole message is in the node's own status.
+/// Ten of them, with names, mostly fit in a status. The whole message is in the node's own status.
 const WORST_MESSAGE_MAX: usize = 256;
 const REFUSAL_MESSAGE_MAX: usize = 512;
 /// All refusals' messages together.
