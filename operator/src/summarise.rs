@@ -19,7 +19,7 @@ use jiff::Timestamp;
 
 use crate::history::History;
 use crate::limit::Why;
-use crate::resolve::{Resolution, is_order};
+use crate::resolve::{Resolution, is_order, orders_of};
 use crate::rollout;
 use crate::snapshot::{Node, Snapshot, Tuning};
 use class::{Class, Finding};
@@ -111,6 +111,7 @@ fn summarise_decoded(
         restoring: restoring(tuning, snapshot, resolution, history, now.clock),
         contested: verdict::contested(tuning, resolution),
         was_ready,
+        has_completed: rollout::begin::is_everywhere(tuning),
         waited_for_peace: past.has_waited_for_peace(now.wall),
         long_pending,
         findings,
@@ -137,6 +138,11 @@ fn restoring<'a>(
     history: &'a History,
     now: Instant,
 ) -> Vec<Restoring<'a>> {
+    // Nothing has been decided yet, or it waits in case it is taken back.
+    let may_match_again = |order: Option<&TcpCloseNode>, why: Option<&Why>| {
+        let is_told = order.is_none_or(|order| orders_of(order, &tuning.uid).next().is_none());
+        !is_told && matches!(why, None | Some(Why::Grace(_)))
+    };
     let of_tuning = resolution.orders.iter().filter(|(_, order)| {
         order.entries.iter().any(|entry| entry.tuning.uid == tuning.uid && !is_order(entry))
     });
@@ -145,9 +151,9 @@ fn restoring<'a>(
             let node = snapshot.nodes.get(name).filter(|node| !tuning.matches(node))?;
             let why = history.held_back(name);
             // A person who holds a node does not wait for it.
-            let reachable =
-                class::is_heard(node, snapshot.order_of(node), history, now) && why != Some(&Why::Label);
-            Some(Restoring { node: name, reachable, why })
+            let order = snapshot.order_of(node);
+            let reachable = class::is_heard(node, order, history, now) && why != Some(&Why::Label);
+            Some(Restoring { node: name, reachable, why, in_grace: may_match_again(order, why) })
         })
         .collect()
 }

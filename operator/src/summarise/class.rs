@@ -77,6 +77,8 @@ pub struct Finding<'a> {
     pub message: String,
     /// Whether its agent has been heard lately.
     pub heard: bool,
+    /// Whether its agent has yet to report for the first time.
+    pub joining: bool,
     /// Whether a person has labelled it to keep its order.
     pub held: bool,
     /// Why its order is held back, where it is.
@@ -130,9 +132,11 @@ pub fn find<'a>(
                 && let Some(why) = silence(node, order, report.is_some(), history, now)
             {
                 (finding.class, finding.message) = why;
+                finding.joining = finding.class == Class::Pending;
             }
             let unreadable = if order.is_none() { snapshot.unreadable_order(name) } else { None };
             if let Some(error) = unreadable.filter(|_| node.is_ready()) {
+                finding.joining = false;
                 finding.message =
                     format!("its TcpCloseNode cannot be read ({error}): delete it, and a new one is made");
             }
@@ -234,6 +238,7 @@ impl<'a> Finding<'a> {
             class: Class::Pending,
             message: "its order is being written".into(),
             heard: false,
+            joining: false,
             held: false,
             held_back: None,
             unsupported: Vec::new(),

@@ -6,6 +6,7 @@ use crate::snapshot::Tuning;
 mod corpus;
 mod drift;
 mod held;
+mod latch;
 mod lists;
 mod losing;
 mod rules;
@@ -336,76 +337,6 @@ fn an_order_that_cannot_be_decoded_is_pending() {
     let mut cluster = settled(&["n1", "n2"]);
     cluster.undecodable_order("n2");
     assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
-}
-
-// The latch.
-
-#[test]
-fn a_node_that_joins_moves_counts_only() {
-    let mut cluster = settled(&["n1", "n2"]);
-    assert_eq!(cluster.verdict("web"), "True Applied");
-    cluster.snapshot.nodes.insert("n3".into(), std::sync::Arc::new(crate::fixtures::node("n3")));
-    assert_eq!(cluster.verdict("web"), "True Applied");
-    assert_eq!(cluster.status("web").nodes.unwrap().summary, "2/3");
-    assert_eq!(cluster.message("web"), "in force on 2 of 3 nodes; 1 node joining or restarting (n3)");
-}
-
-#[test]
-fn ready_falls_when_many_nodes_are_pending_for_five_minutes() {
-    let mut cluster = settled(&["n1", "n2"]);
-    cluster.status("web");
-    let pending = |cluster: &mut Cluster| {
-        cluster.agent_reports("n1", |_| {});
-        cluster.agent_reports("n2", in_state("Pending", "later"));
-    };
-    for _ in 0..10 {
-        pending(&mut cluster);
-        assert_eq!(cluster.verdict("web"), "True Applied");
-        cluster.pass(30);
-    }
-    pending(&mut cluster);
-    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
-}
-
-#[test]
-fn ready_stays_while_few_nodes_are_pending_for_long() {
-    let names: Vec<_> = (0..10).map(|n| format!("n{n}")).collect();
-    let mut cluster = settled(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    cluster.status("web");
-    for _ in 0..20 {
-        cluster.agents_apply();
-        cluster.agent_reports("n3", in_state("Pending", "later"));
-        assert_eq!(cluster.verdict("web"), "True Applied");
-        cluster.pass(30);
-    }
-}
-
-#[test]
-fn a_new_generation_has_to_earn_ready_anew() {
-    let mut cluster = settled(&["n1"]);
-    assert_eq!(cluster.verdict("web"), "True Applied");
-    cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
-    cluster.assign();
-    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
-}
-
-#[test]
-fn another_tunings_order_does_not_make_a_node_pending() {
-    let mut cluster = settled(&["n1"]);
-    assert_eq!(cluster.verdict("web"), "True Applied");
-    let mut other = tuning("other", 9).observing();
-    other.uid = "other".into();
-    cluster.snapshot.tunings.push(other);
-    cluster.assign();
-    assert_eq!(cluster.status("web").nodes.unwrap().summary, "1/1");
-}
-
-#[test]
-fn no_matching_nodes_is_not_having_been_in_force() {
-    let mut cluster = settled(&[]);
-    assert_eq!(cluster.verdict("web"), "True NoMatchingNodes");
-    cluster.snapshot.nodes.insert("n1".into(), std::sync::Arc::new(crate::fixtures::node("n1")));
-    assert_eq!(cluster.verdict("web"), "Unknown NoReports Reconciling");
 }
 
 // Conditions.

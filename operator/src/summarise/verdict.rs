@@ -30,6 +30,8 @@ pub(super) struct Scene<'a> {
     pub(super) contested: Vec<Contested<'a>>,
     /// Whether this generation was in force everywhere once.
     pub(super) was_ready: bool,
+    /// Whether this revision was, whatever else of the spec has changed since.
+    pub(super) has_completed: bool,
     /// Whether a lost tie has lasted long enough to be meant.
     pub(super) waited_for_peace: bool,
     /// How many nodes have been pending for long.
@@ -46,6 +48,8 @@ pub(super) struct Restoring<'a> {
     pub(super) reachable: bool,
     /// Why it has not been told to yet.
     pub(super) why: Option<&'a Why>,
+    /// Whether it has not been told to and may yet match again: a label that flaps is no news.
+    pub(super) in_grace: bool,
 }
 
 /// A tie that this tuning has won.
@@ -207,9 +211,31 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// A tuning that was in force everywhere lets a few nodes join, reboot or leave without taking its word back.
+    /// A tuning that was in force everywhere lets a few nodes join or reboot without taking its word back.
     fn is_latched(&self) -> bool {
-        self.was_ready && self.long_pending * 10 <= self.findings.len()
+        self.was_ready && self.few_pend_for_long()
+    }
+
+    fn few_pend_for_long(&self) -> bool {
+        !self.findings.is_empty() && self.long_pending * 10 <= self.findings.len()
+    }
+
+    /// Nodes that have to carry something out before the tuning is in force everywhere. Where its revision has completed, those
+    /// that join are none: an edit of anything else does not wait for the next node that comes.
+    fn awaited(&self) -> Vec<&Finding<'a>> {
+        if self.is_latched() {
+            return Vec::new();
+        }
+        let lets_join = self.has_completed && self.few_pend_for_long();
+        let pending = [self.of(Class::Pending), self.of(Class::Waiting)].concat();
+        pending.into_iter().filter(|finding| !(lets_join && finding.joining)).collect()
+    }
+
+    /// Nodes that have to be put back before the tuning is in force nowhere else.
+    fn leaving(&self) -> Vec<&Restoring<'a>> {
+        let counts =
+            |restoring: &&Restoring<'_>| restoring.reachable && !(self.was_ready && restoring.in_grace);
+        self.restoring.iter().filter(counts).collect()
     }
 
     fn nobody_reports(&self) -> Option<Situation> {
@@ -226,11 +252,7 @@ impl<'a> Scene<'a> {
 
     /// Orders, acknowledgements or restores that somebody still works on.
     fn outstanding(&self) -> Option<Situation> {
-        if self.is_latched() {
-            return None;
-        }
-        let pending = [self.of(Class::Pending), self.of(Class::Waiting)].concat();
-        let restoring: Vec<_> = self.restoring.iter().filter(|restoring| restoring.reachable).collect();
+        let (pending, restoring) = (self.awaited(), self.leaving());
         if pending.is_empty() && restoring.is_empty() {
             return None;
         }
@@ -356,7 +378,16 @@ impl<'a> Scene<'a> {
             let lost = self.findings.iter().filter(|finding| !finding.lost.is_empty()).count();
             format!("tunings of higher priority ({}) order a sysctl on {}", some(winners), nodes(lost))
         });
-        self.held().into_iter().chain(self.lacking()).chain(overridden).chain(self.at_risk())
+        let parts = self.held().into_iter().chain(self.lacking()).chain(overridden);
+        parts.chain(self.at_risk()).chain(self.in_grace())
+    }
+
+    /// Which nodes no longer match, and may yet match again.
+    fn in_grace(&self) -> Option<String> {
+        let waiting = |restoring: &&Restoring<'_>| restoring.reachable && restoring.in_grace;
+        let waiting: Vec<_> = self.restoring.iter().filter(waiting).collect();
+        let names = some(waiting.iter().map(|restoring| restoring.node));
+        (!waiting.is_empty()).then(|| format!("{} no longer matched ({names})", nodes(waiting.len())))
     }
 
     /// Which nodes a person holds, up to date or not.
