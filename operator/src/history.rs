@@ -114,6 +114,11 @@ impl History {
         Sysctl::from_name(key).is_some_and(drifting)
     }
 
+    /// Whether it has been noted before which nodes are pending for this tuning.
+    pub fn knows(&self, tuning: &str) -> bool {
+        self.pending.contains_key(tuning)
+    }
+
     /// Notes which nodes are pending for this tuning, and returns how many have been for this long.
     pub fn note_pending<'a>(
         &mut self,

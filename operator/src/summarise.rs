@@ -6,6 +6,7 @@ pub mod condition;
 mod fit;
 pub mod fleet;
 mod leak;
+mod overdue;
 mod rolling;
 mod sums;
 mod verdict;
@@ -94,7 +95,13 @@ fn summarise_decoded(
         |node: &Node, order: Option<&TcpCloseNode>| class::is_heard(node, order, history, now.clock);
     let members = rollout::members(tuning, snapshot, resolution, &is_reachable);
     let progress = match spec.mode {
-        Mode::Enforce => Some(rollout::advance(tuning, spec, past.status, &members, now.wall)),
+        Mode::Enforce => {
+            let resumed = overdue::resumed(spec, past, &snapshot.switch, !history.knows(&tuning.uid));
+            let stored = resumed.as_ref().or(past.status);
+            let mut progress = rollout::advance(tuning, spec, stored, &members, now.wall);
+            overdue::wait_for_others(&mut progress, tuning, &members, snapshot, now.wall);
+            Some(progress)
+        }
         Mode::Observe => None,
     };
     for (finding, member) in findings.iter_mut().zip(&members) {

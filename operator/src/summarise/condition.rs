@@ -186,6 +186,17 @@ impl<'a> Stored<'a> {
         })
     }
 
+    /// Whether Ready was what it was for one of these reasons.
+    pub fn is_ready_for(&self, reasons: impl IntoIterator<Item = Reason>) -> bool {
+        let ready = self.condition(kind::READY);
+        ready.is_some_and(|ready| reasons.into_iter().any(|reason| reason.as_str() == ready.reason))
+    }
+
+    /// Whether it needed a person.
+    pub fn is_stalled(&self) -> bool {
+        self.condition(kind::STALLED).is_some_and(|stalled| stalled.status == ConditionStatus::True)
+    }
+
     /// Whether a lost tie at this generation has lasted long enough to be meant.
     pub fn has_waited_for_peace(&self, now: Timestamp) -> bool {
         let lost = |condition: &&Condition| condition.reason == Reason::Conflict.as_str();

@@ -217,7 +217,7 @@ impl<'a> Scene<'a> {
     }
 
     fn few_pend_for_long(&self) -> bool {
-        !self.findings.is_empty() && self.long_pending * 10 <= self.findings.len()
+        self.long_pending * 10 <= self.findings.len()
     }
 
     /// Nodes that have to carry something out before the tuning is in force everywhere. Where its revision has completed, those
