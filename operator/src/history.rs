@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use crds::TcpCloseNodeStatus;
 use crds::node::SysctlStatus;
+use crds::{TcpCloseNode, TcpCloseNodeStatus};
 use jiff::Timestamp;
 use tcp_close::Sysctl;
 
 use crate::limit::{HeldBack, Why};
+use crate::resolve::is_acknowledged;
 use crate::snapshot::{Node, Snapshot};
 use crate::summarise;
 
@@ -32,6 +33,8 @@ pub struct Silence {
     pub while_ready: Duration,
     /// Whether it is stored that it was lost, and it has not reported in this operator's life.
     pub since_before: bool,
+    /// How often its agent last said that it would report; zero where nothing is known of that.
+    pub interval: Duration,
 }
 
 /// When an agent says that it reported, and on which generation of its order.
@@ -47,6 +50,8 @@ struct Heard {
     report_changed: Instant,
     /// Whether it is stored that it was lost, and it has not reported since this operator began to listen.
     lost: bool,
+    /// How often it reports, by the last order that its agent has acknowledged.
+    interval: Duration,
     /// What each key's row told of another program last. A key that is not ordered has no row, and its agent has not forgotten:
     /// what it says when the key is ordered again is no news.
     drifts: BTreeMap<Sysctl, Drifts>,
@@ -68,10 +73,12 @@ impl History {
             .retain(|name, heard| snapshot.nodes.get(name).is_some_and(|node| node.uid() == heard.node_uid));
         let lost = lost(snapshot);
         for (name, node) in &snapshot.nodes {
-            let status = snapshot.order_of(node).and_then(|order| order.status.as_ref());
+            let order = snapshot.order_of(node);
+            let status = order.and_then(|order| order.status.as_ref());
             let first = || Heard::first(node, status, lost.contains(name.as_str()), now);
             let heard = self.nodes.entry(name.clone()).or_insert_with(first);
             heard.note(node, status, now);
+            heard.note_interval(order);
         }
         self.pending.retain(|uid, _| snapshot.tuning(uid).is_some());
     }
@@ -95,6 +102,7 @@ impl History {
             of_reports: since(heard.report_changed),
             while_ready: while_ready.unwrap_or(Duration::ZERO),
             since_before: heard.lost,
+            interval: heard.interval,
         }
     }
 
@@ -144,6 +152,7 @@ impl Heard {
             report: status.map(told),
             report_changed: now,
             lost,
+            interval: Duration::ZERO,
             drifts: status.map(drifts).unwrap_or_default(),
             drifting: BTreeSet::new(),
         }
@@ -163,6 +172,17 @@ impl Heard {
         self.drifting = news.map(|(key, _)| *key).collect();
         self.drifts.extend(drifts);
     }
+
+    fn note_interval(&mut self, order: Option<&TcpCloseNode>) {
+        if let Some(order) = order.filter(|order| is_acknowledged(order)) {
+            self.interval = interval(order);
+        }
+    }
+}
+
+/// How often an agent is to report.
+pub fn interval(order: &TcpCloseNode) -> Duration {
+    Duration::from_secs(order.spec.report_interval_seconds.into())
 }
 
 fn told(status: &TcpCloseNodeStatus) -> Told {

@@ -9,13 +9,15 @@ use crds::tuning::{Mode, Phase};
 use crds::{TcpCloseNode, TcpCloseNodeStatus, TcpCloseTuningSpec};
 use tcp_close::Sysctl;
 
-use crate::history::History;
+use crate::history::{self, History};
 use crate::limit::Why;
 use crate::resolve::{Claim, NodeOrder, Resolution, Standing, is_acknowledged};
 use crate::rollout::advance::{LOST, Progress};
 use crate::rollout::member::Member;
 use crate::snapshot::{HOLD_LABEL, Node, Snapshot, Tuning, report_in};
 
+/// How often an agent reports before it has an order.
+const INTERVAL: Duration = Duration::from_secs(20);
 /// An agent that misses this many reports is silent.
 const SILENT_AFTER: u32 = 3;
 /// On a Ready node it is missing after this, and after no fewer reports than that: a large fleet reports every 300 s.
@@ -75,8 +77,6 @@ pub struct Finding<'a> {
     pub class: Class,
     /// Why it is not further.
     pub message: String,
-    /// Whether its agent has been heard lately.
-    pub heard: bool,
     /// Whether its agent has yet to report for the first time.
     pub joining: bool,
     /// Whether a person has labelled it to keep its order.
@@ -127,10 +127,8 @@ pub fn find<'a>(
                 finding.note_claims(tuning, wanted, order);
             }
             let report = order.and_then(|order| Some((order, report_in(order)?)));
-            finding.heard = is_heard(node, order, history, now);
-            if !finding.heard
-                && let Some(why) = silence(node, order, report.is_some(), history, now)
-            {
+            let heard = is_heard(node, order, history, now);
+            if !heard && let Some(why) = silence(node, order, report.is_some(), history, now) {
                 (finding.class, finding.message) = why;
                 finding.joining = finding.class == Class::Pending;
             }
@@ -140,7 +138,7 @@ pub fn find<'a>(
                 finding.message =
                     format!("its TcpCloseNode cannot be read ({error}): delete it, and a new one is made");
             }
-            if let (Some((order, status)), Some(wanted), true) = (report, wanted, finding.heard) {
+            if let (Some((order, status)), Some(wanted), true) = (report, wanted, heard) {
                 finding.report = Some(status);
                 let view = View { tuning, order, status, wanted, was_ready, history };
                 match spec.mode {
@@ -178,11 +176,14 @@ fn silence(
     if !node.is_ready() {
         return Some((Class::Stale, "the node is not Ready".into()));
     }
-    let interval = Duration::from_secs(order.map_or(20, |order| order.spec.report_interval_seconds).into());
     let silence = history.silence(node.name(), now);
-    if silence.while_ready >= MISSING_AFTER.max(interval * MISSING_AFTER_REPORTS) {
-        let why = "the node is Ready, and its agent has not reported for 5 minutes or more";
-        return Some((Class::AgentMissing, why.into()));
+    // An agent that is to report more often from now on does so once it has heard of it.
+    let interval = order.map_or(INTERVAL, history::interval).max(silence.interval);
+    let missing_after = MISSING_AFTER.max(interval * MISSING_AFTER_REPORTS);
+    if silence.while_ready >= missing_after {
+        let minutes = missing_after.as_secs() / 60;
+        let why = format!("the node is Ready, and its agent has not reported for {minutes} minutes or more");
+        return Some((Class::AgentMissing, why));
     }
     if !reported {
         return Some((Class::Pending, "its agent has not reported yet".into()));
@@ -237,7 +238,6 @@ impl<'a> Finding<'a> {
             node,
             class: Class::Pending,
             message: "its order is being written".into(),
-            heard: false,
             joining: false,
             held: false,
             held_back: None,

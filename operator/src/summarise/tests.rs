@@ -1,4 +1,5 @@
 use crds::condition::ConditionStatus;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::fixtures::{Cluster, in_state, selector, tuning};
 use crate::snapshot::Tuning;
@@ -10,6 +11,7 @@ mod latch;
 mod lists;
 mod losing;
 mod rules;
+mod silent;
 
 fn settled(nodes: &[&str]) -> Cluster {
     Cluster::settled(nodes, vec![tuning("web", 30)])
@@ -114,50 +116,6 @@ fn the_largest_group_gives_the_reason_and_a_refusal_the_first_of_equals() {
     assert_eq!(cluster.verdict("web"), "False Refused Stalled");
     cluster.agent_reports("n3", in_state("Failed", "io"));
     assert_eq!(cluster.verdict("web"), "False WriteFailed Stalled");
-}
-
-#[test]
-fn an_agent_that_is_missing_for_five_minutes_on_a_ready_node_has_failed() {
-    let mut cluster = settled(&["n1"]);
-    cluster.status("web");
-    cluster.pass(299);
-    assert_eq!(cluster.verdict("web"), "True AppliedExceptStale");
-    cluster.pass(1);
-    assert_eq!(cluster.verdict("web"), "False AgentMissing Stalled");
-}
-
-#[test]
-fn a_node_that_has_just_become_ready_gives_its_agent_time() {
-    let mut cluster = settled(&["n1", "n2"]);
-    cluster.node_is_down("n2");
-    cluster.status("web");
-    cluster.pass(1000);
-    cluster.agent_reports("n1", |_| {});
-    cluster.status("web");
-    cluster.edit_node("n2", |node| node.status.conditions[0].status = "True".into());
-    cluster.status("web");
-    cluster.pass(30);
-    assert_eq!(cluster.verdict("web"), "True AppliedExceptStale");
-}
-
-#[test]
-fn a_node_that_is_down_is_stale_at_once() {
-    let mut cluster = settled(&["n1", "n2"]);
-    cluster.node_is_down("n2");
-    assert_eq!(cluster.verdict("web"), "True AppliedExceptStale");
-    assert_eq!(cluster.message("web"), "in force on 1 of 2 nodes; 1 node silent (n2)");
-}
-
-#[test]
-fn an_agent_that_misses_three_reports_is_stale() {
-    let mut cluster = settled(&["n1", "n2"]);
-    cluster.status("web");
-    cluster.pass(59);
-    assert_eq!(cluster.verdict("web"), "True Applied");
-    cluster.agent_reports("n1", |_| {});
-    cluster.pass(1);
-    assert_eq!(cluster.verdict("web"), "True AppliedExceptStale");
-    assert_eq!(cluster.status("web").nodes.unwrap().stale, 1);
 }
 
 #[test]
@@ -294,6 +252,23 @@ fn a_key_that_every_node_lacks_is_stalled() {
     cluster.agent_reports("n2", in_state("Unsupported", "since Linux 9"));
     assert_eq!(cluster.verdict("web"), "False Unsupported Stalled");
     assert!(cluster.message("web").ends_with("remove tcpFinTimeoutSeconds from sysctls"));
+}
+
+#[test]
+fn a_key_that_one_node_lacks_is_not_what_every_node_lacks_while_none_is_up_to_date() {
+    let web = tuning("web", 30).with(|spec| {
+        spec.sysctls.tcp_orphan_retries = Some(4);
+        spec.max_failed_nodes = Some(IntOrString::Int(2));
+    });
+    let mut cluster = Cluster::settled(&["n1", "n2"], vec![web]);
+    for node in ["n1", "n2"] {
+        cluster.agent_reports(node, in_state("Refused", "no"));
+    }
+    cluster.agent_reports("n1", |status| {
+        in_state("Refused", "no")(status);
+        status.sysctls[1].state = "Unsupported".into();
+    });
+    assert_eq!(cluster.verdict("web"), "True AppliedWithExceptions");
 }
 
 #[test]

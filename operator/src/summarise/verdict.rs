@@ -239,7 +239,8 @@ impl<'a> Scene<'a> {
     }
 
     fn nobody_reports(&self) -> Option<Situation> {
-        let silent = self.findings.iter().all(|finding| !finding.heard && !finding.class.is_failed());
+        let silent =
+            self.findings.iter().all(|finding| finding.report.is_none() && !finding.class.is_failed());
         (silent && !self.findings.is_empty() && !self.is_latched()).then(|| {
             let message = format!(
                 "no agent reports on the {} that match ({}): look at the agent's DaemonSet and its pods there",
@@ -312,7 +313,7 @@ impl<'a> Scene<'a> {
         let row = self.unsupported_rows().find(|row| {
             let lacks =
                 |finding: &&&Finding<'_>| finding.unsupported.iter().any(|other| other.name == row.name);
-            updated.iter().filter(lacks).count() == updated.len()
+            !updated.is_empty() && updated.iter().all(|finding| lacks(&finding))
         })?;
         let why = row.message.clone().unwrap_or_else(|| format!("{} does not exist", row.name));
         let field = Sysctl::from_name(&row.name).map_or("it", Sysctl::field);
