@@ -24,7 +24,7 @@ use crate::resolve::{Resolution, is_order, orders_of};
 use crate::rollout;
 use crate::snapshot::{Node, Snapshot, Tuning};
 use class::{Class, Finding};
-use condition::Stored;
+use condition::{Reason, Stored};
 pub use leak::leaked;
 use verdict::{Restoring, Scene};
 pub use worst::{AT_RISK, LOST, SOCKETS};
@@ -118,7 +118,10 @@ fn summarise_decoded(
         restoring: restoring(tuning, snapshot, resolution, history, now.clock),
         contested: verdict::contested(tuning, resolution),
         was_ready,
-        has_completed: rollout::begin::is_everywhere(tuning),
+        has_completed: match spec.mode {
+            Mode::Enforce => rollout::begin::is_everywhere(tuning),
+            Mode::Observe => past.is_ready_for([Reason::Observed]),
+        },
         waited_for_peace: past.has_waited_for_peace(now.wall),
         long_pending,
         findings,

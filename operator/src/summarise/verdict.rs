@@ -30,7 +30,7 @@ pub(super) struct Scene<'a> {
     pub(super) contested: Vec<Contested<'a>>,
     /// Whether this generation was in force everywhere once.
     pub(super) was_ready: bool,
-    /// Whether this revision was, whatever else of the spec has changed since.
+    /// Whether this revision was, whatever else of the spec has changed since; in mode Observe, whether one was.
     pub(super) has_completed: bool,
     /// Whether a lost tie has lasted long enough to be meant.
     pub(super) waited_for_peace: bool,

@@ -93,6 +93,20 @@ fn an_edit_of_anything_but_the_revision_does_not_wait_for_a_node_that_joins() {
 }
 
 #[test]
+fn an_edit_of_a_tuning_that_observes_waits_for_those_that_report_and_for_none_that_joins() {
+    let mut cluster = Cluster::settled(&["n1", "n2"], vec![tuning("web", 30).observing()]);
+    assert_eq!(cluster.verdict("web"), "True Observed");
+    join(&mut cluster, "n3");
+    cluster
+        .edit_tuning("web", |tuning| tuning.with(|spec| spec.max_failed_nodes = Some(IntOrString::Int(1))));
+    assert_eq!(cluster.verdict("web"), "True Observed");
+    cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
+    cluster.assign();
+    cluster.agent_reports("n1", |_| {});
+    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling", "n2 has said nothing of it");
+}
+
+#[test]
 fn an_edit_of_the_selector_waits_for_the_nodes_that_it_adds() {
     let mut cluster = Cluster::settled(&["n1", "n2"], vec![tuning("web", 30).on("n1")]);
     assert_eq!(cluster.verdict("web"), "True Applied");
