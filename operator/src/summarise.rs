@@ -96,10 +96,10 @@ fn summarise_decoded(
     let members = rollout::members(tuning, snapshot, resolution, &is_reachable);
     let progress = match spec.mode {
         Mode::Enforce => {
-            let resumed = overdue::resumed(spec, past, &snapshot.switch, !history.knows(&tuning.uid));
-            let stored = resumed.as_ref().or(past.status);
-            let mut progress = rollout::advance(tuning, spec, stored, &members, now.wall);
-            overdue::wait_for_others(&mut progress, tuning, &members, snapshot, now.wall);
+            let mut progress = rollout::advance(tuning, spec, past.status, &members, now.wall);
+            let first = !history.knows(&tuning.uid);
+            let scene = overdue::Scene { tuning, spec, members: &members, snapshot, past, first };
+            scene.excuse(&mut progress, now.wall);
             Some(progress)
         }
         Mode::Observe => None,

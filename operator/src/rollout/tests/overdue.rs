@@ -102,3 +102,18 @@ fn a_rollout_whose_last_node_is_another_ones_canary_waits_for_it() {
     cluster.turns(5);
     assert_eq!(cluster.verdict("web"), "True Applied");
 }
+
+#[test]
+fn an_order_like_any_other_that_labels_hold_writes_nothing_while_they_do() {
+    let mut cluster = completed(2, None);
+    for name in ["n01", "n02"] {
+        cluster.label(name, HOLD_LABEL, "true");
+    }
+    cluster.edit(31);
+    cluster.node_is_down("n02");
+    cluster.statuses();
+    assert_eq!(cluster.verdict("web"), "False Suspended");
+    let before = cluster.status("web");
+    cluster.pass(5);
+    assert_eq!(cluster.status("web"), before);
+}
