@@ -25,6 +25,7 @@ mod alone;
 mod another;
 mod bearer;
 mod benches;
+mod blind;
 mod cautions;
 mod checks;
 mod counts;
@@ -112,6 +113,7 @@ const LONG_TESTS: &[&[Test]] = &[
     guard::LONG_TESTS,
     faults::LONG_TESTS,
     lost::LONG_TESTS,
+    blind::LONG_TESTS,
     stored::LONG_TESTS,
     crash::LONG_TESTS,
     whole_run::LONG_TESTS,
