@@ -90,7 +90,6 @@ impl<'a> Scene<'_, 'a> {
     /// The next phase, if it is time for it.
     fn step(&self, rollout: &RolloutStatus) -> Option<RolloutStatus> {
         match begin::phase(rollout) {
-            Phase::Canary if self.is_idle() => Some(self.completed(rollout)),
             Phase::Canary => self.failing(rollout).or_else(|| {
                 let canaries = self.canaries(rollout);
                 let settled =
@@ -103,8 +102,8 @@ impl<'a> Scene<'_, 'a> {
                 goes_on.then(|| to(Phase::RollingOut, rollout))
             }),
             Phase::RollingOut => self.failing(rollout).or_else(|| {
-                let complete = self.is_idle() || self.is_complete(rollout);
-                (complete && !self.fails_too_often(rollout)).then(|| self.completed(rollout))
+                let complete = self.is_complete(rollout) && !self.fails_too_often(rollout);
+                complete.then(|| self.completed(rollout))
             }),
             Phase::Completed => {
                 let given_up = !rollout.attempted.is_empty() || rollout.failed_revision.is_some();
@@ -198,12 +197,7 @@ impl<'a> Scene<'_, 'a> {
         canaries(self.spec, self.members.iter().filter(has).collect(), able)
     }
 
-    /// Whether the tuning has nothing to do on the nodes that it is for.
-    fn is_idle(&self) -> bool {
-        !self.members.is_empty() && self.members.iter().all(|member| !member.is_concerned())
-    }
-
-    /// Whether every node that can take it has, and one at least.
+    /// Whether every node that can take it has, and one at least: what other tunings keep from every node has run nowhere.
     fn is_complete(&self, rollout: &RolloutStatus) -> bool {
         let mut able = self
             .members

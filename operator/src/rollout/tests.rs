@@ -10,6 +10,7 @@ mod back;
 mod crash;
 mod forward;
 mod gated;
+mod overridden;
 
 /// So many Ready nodes, `n01`, `n02`.
 fn names(many: usize) -> Vec<String> {

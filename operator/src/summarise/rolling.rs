@@ -20,6 +20,8 @@ impl Scene<'_> {
             Phase::Completed => return None,
             Phase::RollingBack => (Reason::RollingBack, Work::UnderWay, self.rolling_back(progress)),
             Phase::RolledBack => (Reason::RolledBack, Work::Stuck, rolled_back(progress)),
+            // Other tunings have every node: they say what is in force there.
+            _ if progress.concerned == 0 => return None,
             _ if progress.halt == Some(Halt::Paused) => {
                 (Reason::Paused, Work::Settled, format!("rollout.paused: {}", reached(progress)))
             }
