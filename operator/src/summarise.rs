@@ -75,7 +75,10 @@ fn summarise_decoded(
         |node: &Node, order: Option<&TcpCloseNode>| class::is_heard(node, order, history, now.clock);
     let members = rollout::members(tuning, snapshot, resolution, &is_reachable);
     let progress = match spec.mode {
-        Mode::Enforce => Some(rollout::advance(tuning, spec, past.status, &members, now.wall)),
+        Mode::Enforce => {
+            let strays = rollout::strays(tuning, snapshot, &is_reachable);
+            Some(rollout::advance(tuning, spec, past.status, &members, &strays, now.wall))
+        }
         Mode::Observe => None,
     };
     for (finding, member) in findings.iter_mut().zip(&members) {

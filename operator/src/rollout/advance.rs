@@ -1,6 +1,7 @@
 //! Advance: what comes next in a rollout, from how far its nodes are. The answer is stored before anybody acts on it: that a
 //! revision failed is known before the first node is taken back.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crds::tuning::{Gate, Phase, RolloutStatus, WhenInconclusive};
@@ -11,7 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::canary::canaries;
 use super::gate::{self, Verdict};
 use super::place::{failed, fails_too_often};
-use super::{Member, begin};
+use super::stray::strays_in_flight;
+use super::{Member, Stray, begin};
 use crate::snapshot::Tuning;
 use crate::summarise::{clip, count, nodes, some};
 
@@ -46,6 +48,8 @@ pub struct Progress {
     pub soaks_until: Option<Timestamp>,
     /// Whether nothing has moved for longer than its author allows.
     pub overdue: bool,
+    /// Whose values stay on nodes until this tuning comes to them, for people; `None`: nobody's.
+    pub inherits: Option<String>,
 }
 
 /// Why a rollout goes no further.
@@ -64,6 +68,7 @@ struct Scene<'m, 'a> {
     tuning: &'m Tuning,
     spec: &'m TcpCloseTuningSpec,
     members: &'m [Member<'a>],
+    strays: &'m [Stray<'a>],
     now: Timestamp,
 }
 
@@ -73,9 +78,10 @@ pub fn advance(
     spec: &TcpCloseTuningSpec,
     stored: Option<&TcpCloseTuningStatus>,
     members: &[Member<'_>],
+    strays: &[Stray<'_>],
     now: Timestamp,
 ) -> Progress {
-    let scene = Scene { tuning, spec, members, now };
+    let scene = Scene { tuning, spec, members, strays, now };
     let mut rollout = scene.look(begin::current(tuning, spec, stored, members));
     for _ in 0..STEPS_MAX {
         match scene.step(&rollout) {
@@ -256,6 +262,16 @@ impl<'a> Scene<'_, 'a> {
         }
     }
 
+    /// Whose values wait for this tuning, and where.
+    fn inherits(&self) -> Option<String> {
+        let heirs = self.members.iter().filter_map(|member| Some((member.name, member.heir_to?)));
+        let (on, from): (Vec<_>, BTreeSet<_>) = heirs.unzip();
+        (!on.is_empty()).then(|| {
+            let (on, names, from) = (nodes(on.len()), some(on), some(from));
+            format!("what {from} ordered last stays on {on} ({names}) until this one comes to them")
+        })
+    }
+
     fn progress(&self, status: RolloutStatus) -> Progress {
         let phase = begin::phase(&status);
         let rollout = self.spec.rollout.as_ref();
@@ -275,11 +291,13 @@ impl<'a> Scene<'_, 'a> {
         Progress {
             phase,
             concerned: self.members.iter().filter(|member| member.is_concerned()).count(),
-            in_flight: self.members.iter().filter(|member| member.is_in_flight(&status)).count(),
+            in_flight: self.members.iter().filter(|member| member.is_in_flight(&status)).count()
+                + strays_in_flight(self.strays, &status),
             max_concurrent: begin::max_concurrent(self.spec, &status, self.members),
             halt,
             soaks_until,
             overdue: waited.is_some_and(|waited| waited >= deadline),
+            inherits: self.inherits(),
             status,
         }
     }

@@ -7,6 +7,7 @@ use crds::tuning::{Mode, Phase, RolloutStatus};
 
 use super::canary::canaries;
 use super::member::IsReachable;
+use super::stray::{Stray, strays, strays_in_flight};
 use super::{Member, begin, members};
 use crate::resolve::{Content, Contents, Resolution, precedence};
 use crate::snapshot::{Snapshot, Tuning};
@@ -17,6 +18,7 @@ struct Rolling<'a> {
     spec: &'a TcpCloseTuningSpec,
     rollout: RolloutStatus,
     members: Vec<Member<'a>>,
+    strays: Vec<Stray<'a>>,
 }
 
 /// The contents of all tunings. `unseen` are nodes whose order was written a moment ago, which the snapshot may not show.
@@ -33,7 +35,8 @@ pub fn place(
         .map(|(tuning, spec)| {
             let members = members(tuning, snapshot, wants, is_reachable);
             let rollout = begin::current(tuning, spec, tuning.status.as_ref(), &members);
-            Rolling { tuning, spec, rollout, members }
+            let strays = strays(tuning, snapshot, is_reachable);
+            Rolling { tuning, spec, rollout, members, strays }
         })
         .collect();
     all.sort_by_cached_key(|rolling| precedence(rolling.tuning, rolling.spec));
@@ -72,6 +75,7 @@ impl<'a> Rolling<'a> {
         let is_unseen = |member: &&Member<'_>| unseen.contains(member.name);
         let in_flight =
             members.iter().filter(|member| member.is_in_flight(rollout) || is_unseen(member)).count();
+        let in_flight = in_flight + strays_in_flight(&self.strays, rollout);
         let room = begin::max_concurrent(spec, rollout, members).saturating_sub(in_flight);
         let able = members
             .iter()
@@ -111,7 +115,10 @@ impl<'a> Rolling<'a> {
             }
             _ if has => Content::Spec,
             _ if failed => Content::Rollback,
-            _ if member.holds.is_some() => Content::AsOrdered,
+            _ if member.holds.is_some() && (rollout.stable.is_none() || member.has_abandoned(rollout)) => {
+                Content::AsOrdered
+            }
+            // Also where it is stable there already: what another tuning has taken of it may come back.
             _ => Content::Stable,
         }
     }
