@@ -177,7 +177,7 @@ impl<'a> Scene<'_, 'a> {
     fn judge(&self, gate: &Gate, rollout: &RolloutStatus) -> Verdict {
         let heard = self.members.iter().filter(|member| member.reachable && member.is_concerned());
         let orders = heard.filter_map(|member| member.order);
-        let evidence = gate::evidence(orders, &self.tuning.uid, &rollout.revision);
+        let evidence = gate::evidence(orders, &self.tuning.uid, rollout);
         gate::judge(&evidence, gate.min_connections.unwrap_or(MIN_CONNECTIONS))
     }
 

@@ -125,6 +125,12 @@ pub fn is_over(rollout: &RolloutStatus) -> bool {
     matches!(phase(rollout), Phase::Completed | Phase::RolledBack)
 }
 
+/// Whether a rollout came after this revision, which was given up or failed: nodes may hold it still.
+pub fn has_given_up(rollout: &RolloutStatus, revision: &str) -> bool {
+    let mut given_up = rollout.attempted.iter().chain(&rollout.failed_revision);
+    revision != rollout.revision && given_up.any(|name| name == revision)
+}
+
 /// The nodes that percentages are of.
 fn reachable(members: &[Member<'_>]) -> u32 {
     let able = members.iter().filter(|member| member.is_concerned() && member.reachable);

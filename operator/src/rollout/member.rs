@@ -6,6 +6,7 @@ use crds::state::State;
 use crds::tuning::RolloutStatus;
 use sha2::{Digest, Sha256};
 
+use super::begin::has_given_up;
 use crate::resolve::{Claim, Resolution, Standing, is_acknowledged, is_order, orders_of};
 use crate::snapshot::{Node, Snapshot, Tuning};
 
@@ -109,9 +110,7 @@ impl<'a> Member<'a> {
 
     /// Whether it holds a revision that was given up.
     pub fn has_abandoned(&self, rollout: &RolloutStatus) -> bool {
-        let given_up = rollout.attempted.iter().chain(&rollout.failed_revision);
-        self.holds
-            .is_some_and(|holds| holds != rollout.revision && given_up.into_iter().any(|name| name == holds))
+        self.holds.is_some_and(|holds| has_given_up(rollout, holds))
     }
 
     /// Whether it keeps a slot: it was ordered a change and has not settled, or cannot be reached since.
