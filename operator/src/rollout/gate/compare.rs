@@ -81,8 +81,11 @@ pub(super) fn typical(mut samples: Vec<Sample>) -> Sample {
     samples.sort_by(|one, other| other.connections.total_cmp(&one.connections));
     let mut groups = vec![Sample::default(); many];
     for sample in samples {
-        let least = groups.iter_mut().min_by(|one, other| one.connections.total_cmp(&other.connections));
-        least.into_iter().for_each(|group| *group = [*group, sample].into_iter().sum());
+        let by_connections =
+            |one: &&mut Sample, other: &&mut Sample| one.connections.total_cmp(&other.connections);
+        if let Some(least) = groups.iter_mut().min_by(by_connections) {
+            *least = [*least, sample].into_iter().sum();
+        }
     }
     let connections = middle(groups.iter().map(|group| group.connections)) * float(many as u64);
     let share = middle(groups.iter().map(|group| group.events / group.connections.max(1.0)));

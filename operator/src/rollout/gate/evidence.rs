@@ -24,8 +24,8 @@ pub fn evidence<'a>(
         let Some(status) = &order.status else { continue };
         let ordered = ordered(order, tuning, &rollout.revision);
         if !ordered.is_empty() {
-            let changed = is_acknowledged(order).then(|| changed(order, status, &ordered)).flatten();
-            evidence.changed.extend(changed.map(|changed| with_own_past(changed, rollout)));
+            let changed = changed(order, status, &ordered, rollout);
+            evidence.changed.extend(changed.filter(|_| is_acknowledged(order)));
         } else if !orders_of(order, tuning).any(|entry| has_given_up(rollout, &entry.tuning.revision)) {
             evidence.unchanged.extend(&status.rates);
         }
@@ -46,11 +46,13 @@ fn changed<'a>(
     order: &'a TcpCloseNode,
     status: &'a TcpCloseNodeStatus,
     ordered: &[&str],
+    rollout: &RolloutStatus,
 ) -> Option<Changed<'a>> {
+    let node = order.metadata.name.as_deref().unwrap_or_default();
     let mut rows = status.sysctls.iter().filter(|row| ordered.contains(&row.name.as_str()));
     rows.any(is_in_force).then(|| Changed {
-        node: order.metadata.name.as_deref().unwrap_or_default(),
-        before: status.rates_before.as_ref(),
+        node,
+        before: status.rates_before.as_ref().filter(|_| has_own_past(node, rollout)),
         // An agent begins to count anew when it changes a value, so none of this is from before.
         since: status.rates_since.as_ref().or(status.rates.as_ref()),
     })
@@ -58,10 +60,9 @@ fn changed<'a>(
 
 /// The same nodes go first at every edit: what went first before and was given up for this one, without being taken back, is
 /// what the canaries held until they took this one. Such a past is none.
-fn with_own_past<'a>(changed: Changed<'a>, rollout: &RolloutStatus) -> Changed<'a> {
+fn has_own_past(node: &str, rollout: &RolloutStatus) -> bool {
     let left = rollout.attempted.iter().any(|name| Some(name) != rollout.failed_revision.as_ref());
-    let went_first = rollout.canaries.iter().any(|name| name == changed.node);
-    Changed { before: changed.before.filter(|_| !(left && went_first)), ..changed }
+    !(left && rollout.canaries.iter().any(|name| name == node))
 }
 
 fn is_in_force(row: &SysctlStatus) -> bool {

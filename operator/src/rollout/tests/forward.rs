@@ -397,11 +397,15 @@ fn nodes_that_come_to_a_rollout_of_few_are_led_by_a_canary() {
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         let web = tuning("web", 30).with(|spec| spec.node_selector = selector("role", "web"));
         let mut cluster = Cluster::new(&names, vec![web]);
-        names.iter().take(before).for_each(|name| cluster.label(name, "role", "web"));
+        for name in &names[..before] {
+            cluster.label(name, "role", "web");
+        }
         cluster.turn();
         assert_eq!(cluster.phase(), "RollingOut");
         cluster.assign();
-        names.iter().for_each(|name| cluster.label(name, "role", "web"));
+        for name in &names {
+            cluster.label(name, "role", "web");
+        }
         cluster.assign();
         assert_eq!(cluster.ordered(30).len(), before.max(1));
         cluster.agents_apply();

@@ -11,7 +11,9 @@ fn on_its_way() -> (Cluster, String) {
         spec.rollout = Some(at_most(1));
     });
     let mut cluster = Cluster::new(&names, vec![web]);
-    names.iter().for_each(|name| cluster.label(name, "role", "web"));
+    for name in &names {
+        cluster.label(name, "role", "web");
+    }
     cluster.turns(8);
     assert_eq!((cluster.phase().as_str(), cluster.ordered(30).len()), ("Completed", 4));
     cluster.edit(31);
