@@ -12,7 +12,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::canary::canaries;
 use super::gate::{self, Verdict};
 use super::place::{failed, fails_too_often};
-use super::stray::strays_in_flight;
 use super::{Member, Stray, begin};
 use crate::snapshot::Tuning;
 use crate::summarise::{clip, count, nodes, some};
@@ -262,6 +261,11 @@ impl<'a> Scene<'_, 'a> {
         }
     }
 
+    fn in_flight(&self, rollout: &RolloutStatus) -> usize {
+        let members = self.members.iter().filter(|member| member.is_in_flight(rollout)).count();
+        members + self.strays.iter().filter(|stray| stray.is_in_flight(rollout)).count()
+    }
+
     /// Whose values wait for this tuning, and where.
     fn inherits(&self) -> Option<String> {
         let heirs = self.members.iter().filter_map(|member| Some((member.name, member.heir_to?)));
@@ -291,8 +295,7 @@ impl<'a> Scene<'_, 'a> {
         Progress {
             phase,
             concerned: self.members.iter().filter(|member| member.is_concerned()).count(),
-            in_flight: self.members.iter().filter(|member| member.is_in_flight(&status)).count()
-                + strays_in_flight(self.strays, &status),
+            in_flight: self.in_flight(&status),
             max_concurrent: begin::max_concurrent(self.spec, &status, self.members),
             halt,
             soaks_until,

@@ -4,6 +4,7 @@
 use crds::tuning::RolloutStatus;
 
 use super::Member;
+use super::begin::is_everywhere;
 use super::member::{IsReachable, own_entries};
 use crate::snapshot::{Snapshot, Tuning};
 
@@ -18,8 +19,12 @@ pub struct Stray<'a> {
     is_of_another: bool,
 }
 
-/// The nodes that hold an order of this tuning, or of an earlier object of its name, and that it is no longer for.
+/// The nodes that hold an order of this tuning, or of an earlier object of its name, and that it is no longer for; none
+/// where its rollout is over.
 pub fn strays<'a>(tuning: &Tuning, snapshot: &'a Snapshot, is_reachable: IsReachable<'_>) -> Vec<Stray<'a>> {
+    if is_everywhere(tuning) {
+        return Vec::new();
+    }
     let with_orders =
         snapshot.nodes.iter().filter_map(|(name, node)| Some((name, node, snapshot.order_of(node)?)));
     let strays = with_orders.filter_map(|(name, node, order)| {
@@ -35,23 +40,24 @@ pub fn strays<'a>(tuning: &Tuning, snapshot: &'a Snapshot, is_reachable: IsReach
     strays.collect()
 }
 
-/// How many of them keep a slot of this rollout.
-pub(super) fn strays_in_flight(strays: &[Stray<'_>], rollout: &RolloutStatus) -> usize {
-    strays.iter().filter(|stray| stray.is_in_flight(rollout)).count()
-}
-
 impl Stray<'_> {
-    fn is_in_flight(&self, rollout: &RolloutStatus) -> bool {
+    pub(super) fn name(&self) -> &str {
+        self.member.name
+    }
+
+    /// Whether it keeps a slot of this rollout.
+    pub(super) fn is_in_flight(&self, rollout: &RolloutStatus) -> bool {
         let Member { order, settled, reachable, .. } = self.member;
         // Which of the nodes that are down now were so before their order, only the earlier object knew.
         if self.is_of_another {
             return reachable && !settled;
         }
         // A restore is still of the revision that it ends.
-        let holds = |revision: &String| {
-            own_entries(order, self.ordered_by).any(|entry| entry.tuning.revision == *revision)
-        };
-        let is_lost = !reachable && holds(&rollout.revision);
-        is_lost || (!settled && (holds(&rollout.revision) || rollout.attempted.iter().any(holds)))
+        let mut revisions = own_entries(order, self.ordered_by).map(|entry| entry.tuning.revision.as_str());
+        let stable = rollout.stable.as_ref().map(|stable| stable.revision.as_str());
+        revisions.any(|revision| {
+            let is_lost = !reachable && revision == rollout.revision;
+            is_lost || (!settled && Some(revision) != stable)
+        })
     }
 }

@@ -151,7 +151,7 @@ fn one_node_that_lies_neither_hides_a_bad_change_nor_fails_a_good_one() {
 #[test]
 fn two_of_ten_nodes_may_lie() {
     let (honest, bad) = (quiet(2000), overflowing(424, 2000));
-    let lie = Rates { overflows: Some(u64::from(u32::MAX)), connects: Some(200), ..honest };
+    let lie = overflowing(u64::from(u32::MAX), 2000);
     let mut unchanged = among(&honest, 8, &lie);
     unchanged.push(&lie);
     failed(judge(&Evidence { changed: vec![changed("node-1", &honest, &bad)], unchanged }, MIN));

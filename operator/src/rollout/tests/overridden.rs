@@ -30,6 +30,7 @@ fn what_had_only_a_dead_canary_is_not_stable_when_another_tuning_takes_every_nod
     cluster.edit(31);
     cluster.assign();
     let canary = cluster.ordered(31).remove(0);
+    cluster.statuses();
     cluster.node_is_down(&canary);
     cluster.other_takes_all();
     assert_eq!(cluster.stable(), Some(30));
@@ -64,8 +65,9 @@ fn a_rollout_whose_nodes_another_tuning_took_begins_at_a_canary_again() {
     assert_eq!(cluster.phase(), "RollingOut");
     cluster.other_takes_all();
     cluster.delete_tuning("other");
-    cluster.assign();
+    cluster.turn();
     assert_eq!((cluster.ordered(30).len(), cluster.ordered(31).len()), (11, 1));
+    assert_eq!(cluster.phase(), "Soaking");
 }
 
 #[test]

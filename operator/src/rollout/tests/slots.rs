@@ -1,9 +1,12 @@
 //! Who keeps a slot, and who does not.
 
-use super::*;
+use std::collections::BTreeSet;
 
-/// A change of `web`, one node at a time, is on its way to one of four nodes with a label.
-fn on_its_way() -> (Cluster, String) {
+use super::*;
+use crate::run::resolve_now;
+
+/// `web` has been changed, on four nodes with a label and one at a time.
+fn edited() -> Cluster {
     let names = names(4);
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let web = tuning("web", 30).with(|spec| {
@@ -17,6 +20,12 @@ fn on_its_way() -> (Cluster, String) {
     cluster.turns(8);
     assert_eq!((cluster.phase().as_str(), cluster.ordered(30).len()), ("Completed", 4));
     cluster.edit(31);
+    cluster
+}
+
+/// And it is on its way to one of them.
+fn on_its_way() -> (Cluster, String) {
+    let mut cluster = edited();
     cluster.assign();
     let node = cluster.ordered(31).remove(0);
     (cluster, node)
@@ -51,6 +60,26 @@ fn a_node_whose_label_goes_keeps_its_slot_until_it_has_put_back_what_it_was_orde
     assert_eq!(cluster.next(31, &node), [""; 0]);
     cluster.agents_apply();
     assert_eq!(cluster.next(31, &node).len(), 1);
+}
+
+#[test]
+fn a_node_whose_label_goes_before_the_cache_shows_its_order_keeps_its_slot() {
+    let mut cluster = edited();
+    let node = cluster.next(31, "").remove(0);
+    cluster.label(&node, "role", "idle");
+    let unseen = BTreeSet::from([node.clone()]);
+    let orders = resolve_now(&cluster.snapshot, &BTreeSet::new(), &unseen).orders;
+    assert!(orders.values().all(|order| order.entries.iter().all(|entry| entry.value != Some(31))));
+}
+
+#[test]
+fn a_node_that_leaves_with_a_change_that_was_given_up_before_its_status_was_written_keeps_its_slot() {
+    let (mut cluster, node) = on_its_way();
+    cluster.edit(32);
+    cluster.label(&node, "role", "idle");
+    assert_eq!(cluster.next(32, &node), [""; 0]);
+    cluster.agents_apply();
+    assert_eq!(cluster.next(32, &node).len(), 1);
 }
 
 #[test]
@@ -112,6 +141,7 @@ fn a_node_that_is_down_while_its_tuning_only_observes_is_not_lost_by_the_next_ch
     cluster.all_report_but("n04");
     cluster.statuses();
     cluster.change(|spec| spec.mode = crds::tuning::Mode::Enforce);
+    cluster.statuses();
     for _ in 0..3 {
         cluster.assign();
         cluster.all_report_but("n04");
