@@ -40,7 +40,9 @@ use crate::{
 pub use agent::{Beside, Extent, Phase, Share, measure as measure_agent};
 pub use count::{Count, Life, Scene, measure as measure_count};
 pub use crowd::Size as CrowdSize;
-pub use fleet::{Extent as FleetExtent, Fleet, Growth, measure as measure_fleet, measure_growth};
+pub use fleet::{
+    Extent as FleetExtent, Fleet, Growth, Usage as FleetUsage, measure as measure_fleet, measure_growth,
+};
 pub use footprint::{Footprint, measure as measure_footprint};
 pub use latency::{Latency, measure as measure_latency};
 

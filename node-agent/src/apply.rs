@@ -59,6 +59,10 @@ fn save_intent(procfs: &Procfs, journal: &mut Journal, writes: &[Write]) -> Resu
                 if *fresh {
                     record.baseline = write.from;
                 }
+                // A crash may have left in force what nobody has confirmed.
+                if record.intended == Some(write.from) {
+                    record.confirmed = record.intended;
+                }
                 record.intended = Some(write.to);
             }
         });

@@ -5,6 +5,8 @@
 //! history. One agent at a time holds its lock. A journal that is damaged, or of a version that we do not know, is
 //! refused: without a saved baseline nothing is written to the kernel.
 
+mod earlier;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -15,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tcp_close::Sysctl;
 use tcp_close::order::{Record, Records};
+
+use earlier::Earlier;
 
 const MAGIC: &str = "tcp-close-tuning journal";
 const VERSION: u32 = 1;
@@ -110,6 +114,7 @@ pub struct Journal {
     life: String,
     order: Option<OrderMark>,
     records: Records,
+    earlier: Earlier,
     on_disk: bool,
     /// Whether an order was accepted since the last save.
     unsaved: bool,
@@ -142,6 +147,7 @@ impl Journal {
             life: life.into(),
             order: None,
             records: Records::new(),
+            earlier: Earlier::read(dir, life),
             on_disk: contents.is_some(),
             unsaved: false,
         };
@@ -160,6 +166,12 @@ impl Journal {
     /// What is known of each key.
     pub fn records(&self) -> &Records {
         &self.records
+    }
+
+    /// Whether an order of ours had this value in force in this life, as far as this node's own records say.
+    pub fn was_in_force(&self, sysctl: Sysctl, value: i64) -> bool {
+        let confirmed = self.records.get(&sysctl).and_then(|record| record.confirmed);
+        confirmed == Some(value) || self.earlier.has(sysctl, value)
     }
 
     /// Whether an order is at least as new as the last one that was accepted.
@@ -181,6 +193,7 @@ impl Journal {
         let mut records = self.records.clone();
         change(&mut records);
         if records != self.records || self.unsaved {
+            self.note_earlier(&records);
             self.save(&records, self.order.as_ref())?;
             self.records = records;
             self.on_disk = true;
@@ -195,6 +208,20 @@ impl Journal {
         if self.order.as_ref() != Some(order) {
             self.order = Some(order.clone());
             self.unsaved = true;
+        }
+    }
+
+    /// Remembers the values that were in force and are no longer recorded as such.
+    fn note_earlier(&mut self, records: &Records) {
+        let mut news = false;
+        for (sysctl, before) in &self.records {
+            let confirmed = records.get(sysctl).and_then(|record| record.confirmed);
+            if let Some(value) = before.confirmed.filter(|value| confirmed != Some(*value)) {
+                news |= self.earlier.note(*sysctl, value);
+            }
+        }
+        if news && let Err(error) = self.earlier.save(&self.dir) {
+            tracing::warn!(%error, "values of earlier orders are not saved; after a restart a return is judged anew");
         }
     }
 

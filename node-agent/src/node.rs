@@ -245,6 +245,7 @@ impl Node {
         self.observe(order, now);
         let entries = if removals_confirmed { order.entries.clone() } else { order.without_removals() };
         let obstacle = self.accept(order).err();
+        let entries = self.believed(entries);
         let mut findings = match &obstacle {
             None => self.carry_out(&entries, order, now),
             Some(obstacle) => self.only_observe(&entries, &obstacle.to_string(), now),
@@ -286,6 +287,19 @@ impl Node {
         }
         journal.note_order(&order.mark);
         Ok(())
+    }
+
+    /// An order may call a return what this node has never held: it joined later, has refused it, or begun another life. Only
+    /// what it knows to have been in force here is spared what rules say of a new value.
+    fn believed(&self, mut entries: Entries) -> Entries {
+        let was_in_force = |sysctl, entry: &Entry| {
+            let journal = self.journal.as_ref();
+            journal.zip(entry.value()).is_some_and(|(journal, value)| journal.was_in_force(sysctl, value))
+        };
+        for (&sysctl, entry) in &mut entries {
+            entry.rollback = entry.rollback && was_in_force(sysctl, entry);
+        }
+        entries
     }
 
     /// Reads what is ordered, and what a rule may look at beside it.

@@ -19,6 +19,8 @@ pub struct Order {
     pub revision: String,
     /// How often to report when nothing of note changes.
     pub report_interval_seconds: u32,
+    /// How often to report counts that move.
+    pub counts_interval_seconds: u32,
     /// The entries that this agent can carry out.
     pub entries: Entries,
     /// Those that it cannot.
@@ -57,6 +59,7 @@ impl Order {
             node_uid: spec.node_uid.clone(),
             revision: spec.revision.clone(),
             report_interval_seconds: spec.report_interval_seconds,
+            counts_interval_seconds: spec.counts_interval_seconds(),
             entries,
             set_aside,
             observe: spec.observe.to_vec(),
@@ -70,6 +73,7 @@ impl Order {
             node_uid: String::new(),
             revision: String::new(),
             report_interval_seconds: 0,
+            counts_interval_seconds: 0,
             entries,
             set_aside: Vec::new(),
             observe,
@@ -189,6 +193,17 @@ mod tests {
         ])));
         let rollback = |sysctl| order.entries[&sysctl].rollback;
         assert_eq!((rollback(Sysctl::FinTimeout), rollback(Sysctl::TwReuse)), (true, false));
+    }
+
+    #[test]
+    fn an_order_of_0_1_0_that_says_nothing_of_counts_has_them_reported_as_ever() {
+        let counts = |interval, counts| {
+            let mut object = object(&serde_json::json!([]));
+            (object.spec.report_interval_seconds, object.spec.counts_interval_seconds) = (interval, counts);
+            Order::decode(&object).counts_interval_seconds
+        };
+        assert_eq!((counts(20, None), counts(60, None), counts(300, None)), (5, 60, 300));
+        assert_eq!((counts(20, Some(20)), counts(60, Some(5)), counts(20, Some(60))), (20, 5, 20));
     }
 
     #[test]

@@ -259,6 +259,7 @@ mod tests {
             node_uid: "n".into(),
             revision: "r2".into(),
             report_interval_seconds: 20,
+            counts_interval_seconds: 5,
             entries: tcp_close::order::Entries::new(),
             set_aside: Vec::new(),
             observe: Vec::new(),

@@ -327,8 +327,12 @@ impl Agent {
         let urgency = report::urgency(self.written.and(self.stored.as_ref()), self.past.earlier(), &status);
         let Some(order) = &self.order else { return false };
         let since = self.written.map_or(Duration::MAX, |written| now.duration_since(written));
-        let interval = Duration::from_secs(order.report_interval_seconds.into());
-        let pace = report::Pace { interval, node: &self.settings.node };
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        let pace = report::Pace {
+            interval: seconds(order.report_interval_seconds),
+            counts: seconds(order.counts_interval_seconds),
+            node: &self.settings.node,
+        };
         if pace.is_due(urgency, now.saturating_duration_since(self.started), since) {
             let (api, node, uid) = (self.api.clone(), self.settings.node.clone(), order.mark.uid.clone());
             self.request = Some(Box::pin(async move {
@@ -350,12 +354,7 @@ impl Agent {
                 self.wait(&format!("the status was not written: {error}"), error.is_overload());
             }
             Answer::Read(result) => match *result {
-                Ok(Some(object)) => {
-                    self.doubtful = false;
-                    self.take_order(&object);
-                    self.confirmed = object.metadata.generation;
-                    self.rests.reset();
-                }
+                Ok(Some(object)) => self.take_read(&object),
                 Ok(None) => {
                     self.wait("this node's TcpCloseNode is gone; nothing is restored on its absence", false);
                 }
@@ -364,6 +363,20 @@ impl Agent {
                 }
             },
         }
+    }
+
+    fn take_read(&mut self, object: &TcpCloseNode) {
+        let mark = OrderMark::of(object);
+        let known = self.order.as_ref().map(|known| &known.mark).filter(|known| known.uid == mark.uid);
+        if let Some(known) = known.filter(|known| known.generation > mark.generation) {
+            let (known, read) = (known.generation, mark.generation);
+            let why = format!("the order was read again at generation {read}, and {known} is known already");
+            return self.wait(&why, false);
+        }
+        self.doubtful = false;
+        self.take_order(object);
+        self.confirmed = Some(mark.generation);
+        self.rests.reset();
     }
 
     fn wait(&mut self, why: &str, is_overload: bool) {

@@ -101,25 +101,31 @@ impl Write {
 /// A canary that a gate looks at reports this often, in however large a fleet: a soak is a minute.
 const WATCHED_INTERVAL_SECONDS: u32 = 20;
 
-/// How often a node reports when nothing happens, so that all of them together stay within 50 writes a second. Where it is
-/// 20 s, a node whose counts move may write every 5 s.
+/// How often a node reports when nothing happens, so that all of them together stay within 50 writes a second.
 pub fn report_interval_seconds(nodes: usize) -> u32 {
     match nodes {
-        0..=250 => 20,
-        251..=3_000 => 60,
+        0..=1_000 => 20,
+        1_001..=3_000 => 60,
         3_001..=6_000 => 120,
         _ => 300,
     }
 }
 
+/// How often a node reports counts that move, where 5 s is more than a fleet that reports every 20 s may write.
+fn counts_interval_seconds(nodes: usize) -> Option<u32> {
+    (251..=1_000).contains(&nodes).then_some(20)
+}
+
 /// What has to be written so that every node's object is what was resolved; empty where it is already.
 pub fn plan(snapshot: &Snapshot, resolution: &Resolution) -> Vec<Write> {
-    let (interval, watched) = (report_interval_seconds(resolution.orders.len()), watched(snapshot));
+    let (nodes, watched) = (resolution.orders.len(), watched(snapshot));
+    let of_fleet = (report_interval_seconds(nodes), counts_interval_seconds(nodes));
     let mut revisions = Revisions::default();
     let orders = resolution.orders.iter().filter_map(|(name, order)| {
         let node = snapshot.nodes.get(name)?;
-        let interval = if watched.contains(name.as_str()) { WATCHED_INTERVAL_SECONDS } else { interval };
-        plan_node(node, order, revisions.of(order), interval, snapshot)
+        let is_watched = watched.contains(name.as_str());
+        let intervals = if is_watched { (WATCHED_INTERVAL_SECONDS, None) } else { of_fleet };
+        plan_node(node, order, revisions.of(order), intervals, snapshot)
     });
     let orphans = snapshot.orders.iter().filter(|(name, _)| !snapshot.nodes.contains_key(*name));
     orders.chain(orphans.map(|(name, object)| delete(name, object))).collect()
@@ -154,13 +160,14 @@ fn plan_node(
     node: &Node,
     order: &NodeOrder,
     revision: String,
-    interval: u32,
+    (report_interval_seconds, counts_interval_seconds): (u32, Option<u32>),
     snapshot: &Snapshot,
 ) -> Option<Write> {
     let spec = TcpCloseNodeSpec {
         node_uid: node.uid().into(),
         revision,
-        report_interval_seconds: interval,
+        report_interval_seconds,
+        counts_interval_seconds,
         sysctls: order.entries.clone(),
         observe: order.observe.clone(),
     };
@@ -208,10 +215,10 @@ fn patch(stored: &TcpCloseNode, spec: TcpCloseNodeSpec) -> Write {
 /// The JSON merge patch to an order, from this version of its object.
 fn merge_patch(version: Option<&str>, spec: &TcpCloseNodeSpec) -> Value {
     let mut fields = json!(spec);
-    for list in ["sysctls", "observe"] {
+    for field in ["sysctls", "observe", "countsIntervalSeconds"] {
         // In a merge patch what is absent stays, and null removes.
-        if fields.get(list).is_none() {
-            fields[list] = Value::Null;
+        if fields.get(field).is_none() {
+            fields[field] = Value::Null;
         }
     }
     json!({ "metadata": { "resourceVersion": version }, "spec": fields })

@@ -18,7 +18,7 @@ use crate::history::History;
 use crate::resolve::{Contents, NodeOrder, Resolution, resolve};
 use crate::run::resolve_now;
 use crate::snapshot::{Node, NodeCondition, Snapshot, Tuning};
-use crate::summarise::{Now, class, summarise};
+use crate::summarise::{Now, blind, class, summarise};
 
 pub(crate) const FIN: Sysctl = Sysctl::FinTimeout;
 pub(crate) const RETRIES: Sysctl = Sysctl::OrphanRetries;
@@ -112,6 +112,8 @@ pub(crate) struct Cluster {
     pub(crate) snapshot: Snapshot,
     pub(crate) history: History,
     pub(crate) now: Now,
+    /// The kind whose watch fails, and why.
+    pub(crate) failing: Option<String>,
 }
 
 impl Cluster {
@@ -125,7 +127,7 @@ impl Cluster {
             tunings,
             ..Snapshot::default()
         };
-        Self { snapshot, history: History::default(), now }
+        Self { snapshot, history: History::default(), now, failing: None }
     }
 
     /// Nodes that carry out what these tunings order, to the end.
@@ -215,6 +217,7 @@ impl Cluster {
             node_uid: self.snapshot.nodes[&name].uid().into(),
             revision: revision::of_entries(&order.entries, &order.observe),
             report_interval_seconds: 20,
+            counts_interval_seconds: None,
             sysctls: order.entries.clone(),
             observe: order.observe.clone(),
         };
@@ -295,6 +298,9 @@ impl Cluster {
         self.history.note_reports(&self.snapshot, self.now.clock);
         let tuning = self.snapshot.tunings.iter().find(|tuning| tuning.name == name).unwrap();
         let stored = tuning.status.as_ref();
+        if let Some(watch) = &self.failing {
+            return blind(tuning, stored, watch, self.now.wall);
+        }
         summarise(tuning, stored, &self.snapshot, &resolution, &mut self.history, self.now)
     }
 

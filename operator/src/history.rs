@@ -1,17 +1,19 @@
 //! What only time tells: how long a node has been silent, which key has drifted since the last report, who has been
-//! pending for how long. Measured on this process's own clock, never on an agent's; lost on a restart, which at worst
-//! makes silence look shorter than it is.
+//! pending for how long. Measured on this process's own clock, never on an agent's; gone after a restart, which at worst makes
+//! silence look shorter than it is: that a node was lost is stored in the status of a tuning, and holds until it reports.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use crds::TcpCloseNodeStatus;
 use crds::node::SysctlStatus;
+use crds::{TcpCloseNode, TcpCloseNodeStatus};
 use jiff::Timestamp;
 use tcp_close::Sysctl;
 
 use crate::limit::{HeldBack, Why};
+use crate::resolve::is_acknowledged;
 use crate::snapshot::{Node, Snapshot};
+use crate::summarise;
 
 /// What was heard of nodes, and when.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +31,14 @@ pub struct Silence {
     pub of_reports: Duration,
     /// How long it has been Ready without a report; zero where it is not Ready.
     pub while_ready: Duration,
+    /// Whether it is stored that it was lost, and it has not reported in this operator's life.
+    pub since_before: bool,
+    /// How often its agent last said that it would report; zero where nothing is known of that.
+    pub interval: Duration,
 }
+
+/// When an agent says that it reported, and on which generation of its order.
+type Told = (Option<Timestamp>, i64);
 
 #[derive(Clone, Debug)]
 struct Heard {
@@ -37,8 +46,12 @@ struct Heard {
     /// Since when the Node is Ready; `None` where it is not.
     ready_since: Option<Instant>,
     /// What tells one report from the next.
-    report: Option<(Option<Timestamp>, i64)>,
+    report: Option<Told>,
     report_changed: Instant,
+    /// Whether it is stored that it was lost, and it has not reported since this operator began to listen.
+    lost: bool,
+    /// How often it reports, by the last order that its agent has acknowledged.
+    interval: Duration,
     /// What each key's row told of another program last. A key that is not ordered has no row, and its agent has not forgotten:
     /// what it says when the key is ordered again is no news.
     drifts: BTreeMap<Sysctl, Drifts>,
@@ -58,18 +71,25 @@ impl History {
     pub fn note_reports(&mut self, snapshot: &Snapshot, now: Instant) {
         self.nodes
             .retain(|name, heard| snapshot.nodes.get(name).is_some_and(|node| node.uid() == heard.node_uid));
+        let lost = lost(snapshot);
         for (name, node) in &snapshot.nodes {
-            let status = snapshot.order_of(node).and_then(|order| order.status.as_ref());
-            let heard = self.nodes.entry(name.clone()).or_insert_with(|| Heard::first(node, status, now));
+            let order = snapshot.order_of(node);
+            let status = order.and_then(|order| order.status.as_ref());
+            let first = || Heard::first(node, status, lost.contains(name.as_str()), now);
+            let heard = self.nodes.entry(name.clone()).or_insert_with(first);
             heard.note(node, status, now);
+            heard.note_interval(order);
         }
         self.pending.retain(|uid, _| snapshot.tuning(uid).is_some());
     }
 
-    /// Everybody counts as heard just now: while a watch was broken, agents looked silent that were not.
-    pub fn forgive(&mut self, now: Instant) {
+    /// Nobody has been silent for as long as nothing could be heard: while their watch was broken, agents looked silent that
+    /// were not.
+    pub fn forgive(&mut self, deaf: Duration, now: Instant) {
+        let later = |at: Instant| (at + deaf).min(now);
         for heard in self.nodes.values_mut() {
-            heard.report_changed = now;
+            heard.report_changed = later(heard.report_changed);
+            heard.ready_since = heard.ready_since.map(later);
         }
     }
 
@@ -81,6 +101,8 @@ impl History {
         Silence {
             of_reports: since(heard.report_changed),
             while_ready: while_ready.unwrap_or(Duration::ZERO),
+            since_before: heard.lost,
+            interval: heard.interval,
         }
     }
 
@@ -98,6 +120,11 @@ impl History {
     pub fn has_drifted(&self, node: &str, key: &str) -> bool {
         let drifting = |key| self.nodes.get(node).is_some_and(|heard| heard.drifting.contains(&key));
         Sysctl::from_name(key).is_some_and(drifting)
+    }
+
+    /// Whether it has been noted before which nodes are pending for this tuning.
+    pub fn knows(&self, tuning: &str) -> bool {
+        self.pending.contains_key(tuning)
     }
 
     /// Notes which nodes are pending for this tuning, and returns how many have been for this long.
@@ -118,12 +145,14 @@ impl History {
 }
 
 impl Heard {
-    fn first(node: &Node, status: Option<&TcpCloseNodeStatus>, now: Instant) -> Self {
+    fn first(node: &Node, status: Option<&TcpCloseNodeStatus>, lost: bool, now: Instant) -> Self {
         Self {
             node_uid: node.uid().into(),
             ready_since: None,
-            report: None,
+            report: status.map(told),
             report_changed: now,
+            lost,
+            interval: Duration::ZERO,
             drifts: status.map(drifts).unwrap_or_default(),
             drifting: BTreeSet::new(),
         }
@@ -131,18 +160,41 @@ impl Heard {
 
     fn note(&mut self, node: &Node, status: Option<&TcpCloseNodeStatus>, now: Instant) {
         self.ready_since = if node.is_ready() { self.ready_since.or(Some(now)) } else { None };
-        let report =
-            status.map(|status| (status.reported_at.as_ref().map(|time| time.0), status.observed_generation));
+        let report = status.map(told);
         if report == self.report {
             return;
         }
         self.report = report;
         self.report_changed = now;
+        self.lost = false;
         let drifts = status.map(drifts).unwrap_or_default();
         let news = drifts.iter().filter(|(key, drifts)| self.drifts.get(*key) != Some(*drifts));
         self.drifting = news.map(|(key, _)| *key).collect();
         self.drifts.extend(drifts);
     }
+
+    fn note_interval(&mut self, order: Option<&TcpCloseNode>) {
+        if let Some(order) = order.filter(|order| is_acknowledged(order)) {
+            self.interval = interval(order);
+        }
+    }
+}
+
+/// How often an agent is to report.
+pub fn interval(order: &TcpCloseNode) -> Duration {
+    Duration::from_secs(order.spec.report_interval_seconds.into())
+}
+
+fn told(status: &TcpCloseNodeStatus) -> Told {
+    (status.reported_at.as_ref().map(|time| time.0), status.observed_generation)
+}
+
+/// The nodes that are stored as lost in a rollout. An operator that has just begun to listen does not know for how long they
+/// have been silent, and must not take them for nodes that have just been heard.
+fn lost(snapshot: &Snapshot) -> BTreeSet<&str> {
+    let stored = snapshot.tunings.iter().filter_map(|tuning| tuning.status.as_ref());
+    let worst = stored.flat_map(|status| &status.worst);
+    worst.filter(|worst| worst.reason == summarise::LOST).map(|worst| worst.name.as_str()).collect()
 }
 
 /// What is reported of keys that another program has changed.

@@ -23,7 +23,7 @@ pub use held::{HeldBack, Why};
 use undone::{Undone, Weight, undone};
 
 use crate::event::Transition;
-use crate::resolve::{Resolution, is_acknowledged, is_order, release};
+use crate::resolve::{Resolution, is_acknowledged, is_order, orders_of, release};
 use crate::snapshot::Snapshot;
 use crate::summarise::{self, Now};
 use crate::switch::Switch;
@@ -32,6 +32,8 @@ use crate::switch::Switch;
 const GRACE: Duration = Duration::from_secs(5);
 /// What would take values from many nodes waits for this long.
 const GUARD: Duration = Duration::from_secs(30);
+/// Nodes from which values were taken so short a while ago count as if they were taken now.
+const RECENT: Duration = Duration::from_secs(300);
 /// A node that has not acknowledged for this long keeps no others waiting: nothing waits for the dead.
 const SLOT_FOR: Duration = Duration::from_secs(60);
 /// So many nodes are few in a cluster of any size.
@@ -44,6 +46,8 @@ pub struct Limiter {
     waiting: BTreeMap<String, HashMap<String, Waiting>>,
     /// Nodes that undo something: by which revision, and since when.
     in_flight: HashMap<String, (String, Instant)>,
+    /// By node: a value that was taken from it, and when.
+    taken: BTreeMap<String, (Undone, Instant)>,
     /// Tunings that have been told to wait with many nodes.
     told: BTreeSet<Tuning>,
 }
@@ -90,6 +94,7 @@ impl Limiter {
         let undoing = undoing(snapshot, &limited.resolution);
         self.note_waiting(&undoing, snapshot.switch == Switch::Release, now.clock);
         self.note_in_flight(snapshot, now.clock);
+        self.forget_taken(snapshot, now.clock);
         let all = limited.resolution.orders.len();
         let guard = self.guard(&undoing, all, now);
         limited.news = self.news(guard.as_ref());
@@ -101,10 +106,14 @@ impl Limiter {
             }
             let ready = snapshot.nodes.get(name).is_some_and(|node| node.is_ready());
             if undone.iter().any(|undone| undone.weight != Weight::Moves) && ready {
-                match free.checked_sub(1) {
-                    Some(rest) => free = rest,
-                    None => limited.keep(name, snapshot, Why::Others(at_once(all))),
-                }
+                let Some(rest) = free.checked_sub(1) else {
+                    limited.keep(name, snapshot, Why::Others(at_once(all)));
+                    continue;
+                };
+                free = rest;
+            }
+            if let Some(undone) = undone.iter().find(|undone| undone.weight == Weight::Takes) {
+                self.taken.insert(name.clone(), (undone.clone(), now.clock));
             }
         }
         limited
@@ -152,24 +161,35 @@ impl Limiter {
         }
     }
 
+    /// Forgets what was taken long ago, and what the node has again.
+    fn forget_taken(&mut self, snapshot: &Snapshot, now: Instant) {
+        self.taken.retain(|name, (undone, at)| {
+            let order = snapshot.nodes.get(name).and_then(|node| snapshot.order_of(node));
+            let has = |order| orders_of(order, &undone.tuning.1).any(|entry| entry.name == undone.what);
+            now.saturating_duration_since(*at) < RECENT && order.is_some_and(|order| !has(order))
+        });
+    }
+
     fn slots_taken(&self, now: Instant) -> usize {
         let lasts = |since: &Instant| now.saturating_duration_since(*since) < SLOT_FOR;
         self.in_flight.values().filter(|(_, since)| lasts(since)).count()
     }
 
-    /// What would take values from many nodes, and has not been confirmed.
+    /// What has not been confirmed where values would be taken from many nodes, or have been a short while ago.
     fn guard(&self, undoing: &BTreeMap<String, Vec<Undone>>, all: usize, now: Now) -> Option<Guard> {
         let mut nodes = BTreeMap::<Tuning, BTreeSet<String>>::new();
+        let mut many: BTreeSet<_> = self.taken.keys().collect();
         let mut last: Option<Instant> = None;
         for (name, undone) in undoing {
             for undone in undone.iter().filter(|undone| undone.weight == Weight::Takes) {
+                many.insert(name);
                 if let Some(waiting) = self.of(name, &undone.what).filter(|waiting| !waiting.confirmed) {
                     nodes.entry(undone.tuning.clone()).or_default().insert(name.clone());
                     last = last.max(Some(waiting.since));
                 }
             }
         }
-        let many = nodes.values().flatten().collect::<BTreeSet<_>>().len();
+        let many = many.len();
         let rest = (last? + GUARD).saturating_duration_since(now.clock);
         let until = now.wall.saturating_add(rest).unwrap_or(now.wall);
         let why = Why::Many { nodes: many, of: all, until };

@@ -65,12 +65,13 @@ fn judge(node: &Node, snapshot: &Snapshot, resolution: &Resolution) -> Tuned {
     if wanted.iter().any(|entry| is_order(entry) && !order.spec.sysctls.contains(entry)) {
         return pending("its order is being written");
     }
+    // Also where nothing is ordered: a node that has just joined may get its labels in a moment, and True is for ever.
+    if !is_acknowledged(order) {
+        return pending("its agent has not acknowledged the order yet");
+    }
     let mut set = order.spec.sysctls.iter().filter(|entry| entry.action == EntryAction::Set).peekable();
     if set.peek().is_none() {
         return (true, "NothingOrdered", "no tuning orders anything here".into());
-    }
-    if !is_acknowledged(order) {
-        return pending("its agent has not acknowledged the order yet");
     }
     let rows = order.status.iter().flat_map(|status| &status.sysctls);
     let state = |entry: &SysctlEntry| {
@@ -169,7 +170,7 @@ async fn send(client: &Client, change: &Change, now: Timestamp) -> Result<(), Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{Cluster, in_state, tuning};
+    use crate::fixtures::{Cluster, in_state, selector, tuning};
     use crate::snapshot::Tuning;
 
     fn said(cluster: &Cluster) -> Vec<String> {
@@ -214,6 +215,29 @@ mod tests {
     #[test]
     fn a_node_that_nobody_tunes_is_tuned() {
         assert_eq!(said(&Cluster::settled(&["n1"], vec![])), ["n1 true NothingOrdered"]);
+    }
+
+    #[test]
+    fn a_node_that_nobody_tunes_yet_is_tuned_only_once_its_agent_has_answered() {
+        let mut cluster = Cluster::settled(&["n0"], vec![tuning("a", 30)]);
+        write(&mut cluster);
+        cluster.edit_tuning("a", |a| a.with(|spec| spec.node_selector = selector("pool", "web")));
+        let label = |cluster: &mut Cluster, name: &str| {
+            cluster.edit_node(name, |node| node.set_label("pool", Some("web")));
+        };
+        label(&mut cluster, "n0");
+        let n1 = crate::fixtures::node("n1");
+        cluster.snapshot.nodes.insert("n1".into(), std::sync::Arc::new(n1));
+        cluster.assign();
+        assert_eq!(said(&cluster), ["n1 false Pending"]);
+        write(&mut cluster);
+        // Its label comes some seconds after it has registered.
+        label(&mut cluster, "n1");
+        assert!(said(&cluster).is_empty());
+        cluster.assign();
+        assert!(said(&cluster).is_empty(), "ordered, and not answered");
+        cluster.agents_apply();
+        assert_eq!(said(&cluster), ["n1 true InForce"]);
     }
 
     #[test]

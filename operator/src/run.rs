@@ -23,7 +23,7 @@ use crate::resolve::{Contents, Resolution, resolve};
 use crate::rollout::place;
 use crate::serve::{Health, serve};
 use crate::snapshot::{Node, Snapshot};
-use crate::summarise::{Now, class, fleet::fleet, summarise};
+use crate::summarise::{Now, blind, class, fleet::fleet, summarise};
 use crate::watch::Caches;
 
 /// Who this operator is.
@@ -44,18 +44,18 @@ pub async fn run(client: Client, listener: TcpListener, settings: Settings, stop
     let mut stopping = stop.clone();
     let (events, telling) = Events::start(client.clone(), &settings.identity, leadership.clone());
     let (holding, held) = watch::channel(HeldBack::default());
-    let (silence, silent) = watch::channel(BTreeSet::new());
+    let (finding, found) = watch::channel(None);
     let cluster = Cluster {
         caches: caches.clone(),
         leadership: leadership.clone(),
         health: health.clone(),
         metrics: metrics.clone(),
     };
-    let orders = order(client.clone(), events.clone(), cluster.clone(), silent, holding);
+    let orders = order(client.clone(), events.clone(), cluster.clone(), found, holding);
     let guarding = guard::watch_over(client.clone(), leadership.clone(), events.clone(), metrics.clone());
     let conditions = settings.node_condition.then(|| NodeConditions::new(client.clone()));
     let reporter = Reporter::new(client, events, metrics.clone());
-    let statuses = status(reporter, conditions, cluster, silence, held);
+    let statuses = status(reporter, conditions, cluster, finding, held);
     let serving = serve(listener, health.clone(), metrics, leadership, stop.clone());
     let listed = async {
         caches.listed().await;
@@ -87,12 +87,21 @@ struct Cluster {
     metrics: Metrics,
 }
 
-/// Turns changes into orders. Hears which agents are silent, and says what it holds back.
+/// What the loop that tells has found, and the loop that orders has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    /// Nodes whose agents are silent.
+    silent: BTreeSet<String>,
+    /// Whether a watch fails, so that what is known of the cluster is old.
+    blind: bool,
+}
+
+/// Turns changes into orders. Hears what the other loop has found, and says what it holds back.
 async fn order(
     client: Client,
     events: Events,
     cluster: Cluster,
-    mut silent: watch::Receiver<BTreeSet<String>>,
+    mut found: watch::Receiver<Option<Found>>,
     holding: watch::Sender<HeldBack>,
 ) {
     let Cluster { caches, leadership, health, metrics } = cluster;
@@ -102,18 +111,20 @@ async fn order(
     loop {
         tokio::select! {
             () = pace.next(&health) => {}
-            _ = silent.changed() => {}
+            _ = found.changed() => {}
         }
-        if !health.is_ready() || !leadership.may_write() {
-            // What waits, waits anew when it leads again.
+        // Who is lost has to be known before the first order.
+        let found = found.borrow_and_update().clone().filter(|found| !found.blind);
+        let Some(Found { silent, .. }) = found.filter(|_| health.is_ready() && leadership.may_write()) else {
+            // What waits, waits anew when it may order again.
             limiter = Limiter::default();
             continue;
-        }
+        };
         let started = Instant::now();
         let snapshot = caches.snapshot();
         let now = Now { wall: Timestamp::now(), clock: started };
         let unseen = sent.unseen(&snapshot, started);
-        let decide = |snapshot: &Snapshot| resolve_now(snapshot, &silent.borrow(), &unseen);
+        let decide = |snapshot: &Snapshot| resolve_now(snapshot, &silent, &unseen);
         let allowed = confirm::limit(&mut limiter, &client, &snapshot, decide, now).await;
         pace.wake_after(allowed.wake);
         events.tell_of_undoing(allowed.news);
@@ -143,32 +154,35 @@ pub fn resolve_now(snapshot: &Snapshot, silent: &BTreeSet<String>, unseen: &BTre
     if contents.are_as_specified() { wants } else { resolve(snapshot, &contents) }
 }
 
-/// Turns changes into statuses. Says which agents are silent, and hears what is held back.
+/// Turns changes into statuses. Says what it has found, and hears what is held back.
 async fn status(
     mut reporter: Reporter,
     mut conditions: Option<NodeConditions>,
     cluster: Cluster,
-    silence: watch::Sender<BTreeSet<String>>,
+    finding: watch::Sender<Option<Found>>,
     held: watch::Receiver<HeldBack>,
 ) {
     let Cluster { caches, leadership, health, metrics } = cluster;
     let mut history = History::default();
     let mut pace = Pace::of_statuses(caches.facts(), caches.counts(), &leadership);
+    let mut leads_since = None;
     loop {
         pace.next(&health).await;
-        if !health.is_ready() {
+        let now = Now { wall: Timestamp::now(), clock: Instant::now() };
+        // Who leads is answered by the API server: a watch that fails then fails by itself.
+        leads_since = leadership.may_write().then(|| leads_since.unwrap_or(now.clock));
+        let failing = leads_since.and_then(|since| caches.failing(since, now.clock));
+        if !health.is_ready() && failing.is_none() {
             continue;
         }
-        let now = Now { wall: Timestamp::now(), clock: Instant::now() };
         let snapshot = caches.snapshot();
         metrics.note_switch(&snapshot.switch);
         // A standby listens too: it must not think, when it takes over, that everybody has just been heard.
         history.note_reports(&snapshot, now.clock);
-        if caches.was_interrupted() {
-            history.forgive(now.clock);
-        }
+        history.forgive(caches.take_deaf(), now.clock);
         let silent = class::silent(&snapshot, &history, now.clock);
-        silence.send_if_modified(|before| std::mem::replace(before, silent.clone()) != silent);
+        let fresh = Some(Found { silent: silent.clone(), blind: failing.is_some() });
+        finding.send_if_modified(|before| std::mem::replace(before, fresh.clone()) != fresh);
         if !leadership.may_write() {
             continue;
         }
@@ -178,7 +192,11 @@ async fn status(
         let statuses: Vec<_> = alive
             .map(|tuning| {
                 let stored = reporter.stored(tuning);
-                (tuning, summarise(tuning, stored, &snapshot, &resolution, &mut history, now))
+                let status = match &failing {
+                    Some(watch) => blind(tuning, stored, watch, now.wall),
+                    None => summarise(tuning, stored, &snapshot, &resolution, &mut history, now),
+                };
+                (tuning, status)
             })
             .collect();
         metrics.show_fleet(metrics::fleet::registry(
@@ -193,7 +211,7 @@ async fn status(
             health.beat();
         }
         reporter.forget(&snapshot);
-        if let Some(conditions) = &mut conditions {
+        if let Some(conditions) = conditions.as_mut().filter(|_| failing.is_none()) {
             let decide = || resolve_now(&snapshot, &silent, &BTreeSet::new());
             conditions.write(&snapshot, decide, now, &leadership).await;
         }

@@ -3,8 +3,10 @@
 
 pub mod class;
 pub mod condition;
+mod fit;
 pub mod fleet;
 mod leak;
+mod overdue;
 mod rolling;
 mod sums;
 mod verdict;
@@ -18,14 +20,14 @@ use jiff::Timestamp;
 
 use crate::history::History;
 use crate::limit::Why;
-use crate::resolve::{Resolution, is_order};
+use crate::resolve::{Resolution, is_order, orders_of};
 use crate::rollout;
 use crate::snapshot::{Node, Snapshot, Tuning};
 use class::{Class, Finding};
-use condition::Stored;
+use condition::{Reason, Stored};
 pub use leak::leaked;
 use verdict::{Restoring, Scene};
-pub use worst::{AT_RISK, SOCKETS};
+pub use worst::{AT_RISK, LOST, SOCKETS};
 
 /// A tuning that was ready once stays ready while few nodes are pending, or for less than this.
 const PENDING_LONG: Duration = Duration::from_secs(300);
@@ -60,6 +62,24 @@ pub fn summarise(
     }
 }
 
+/// The status of a tuning while a watch fails: what is known of the cluster is old, and no count of it is repeated. How far a
+/// rollout is stays: the orders follow it.
+pub fn blind(
+    tuning: &Tuning,
+    stored: Option<&TcpCloseTuningStatus>,
+    watch: &str,
+    now: Timestamp,
+) -> TcpCloseTuningStatus {
+    let past = Stored { status: stored, generation: tuning.generation };
+    let rollout = stored.filter(|_| tuning.spec.is_ok()).and_then(|stored| stored.rollout.clone());
+    TcpCloseTuningStatus {
+        observed_generation: tuning.generation,
+        conditions: condition::conditions(&verdict::blind(watch), past, now),
+        rollout,
+        ..TcpCloseTuningStatus::default()
+    }
+}
+
 fn summarise_decoded(
     tuning: &Tuning,
     spec: &TcpCloseTuningSpec,
@@ -77,7 +97,11 @@ fn summarise_decoded(
     let progress = match spec.mode {
         Mode::Enforce => {
             let strays = rollout::strays(tuning, snapshot, &is_reachable);
-            Some(rollout::advance(tuning, spec, past.status, &members, &strays, now.wall))
+            let mut progress = rollout::advance(tuning, spec, past.status, &members, &strays, now.wall);
+            let first = !history.knows(&tuning.uid);
+            let scene = overdue::Scene { tuning, spec, members: &members, snapshot, past, first };
+            scene.excuse(&mut progress, now.wall);
+            Some(progress)
         }
         Mode::Observe => None,
     };
@@ -95,13 +119,17 @@ fn summarise_decoded(
         restoring: restoring(tuning, snapshot, resolution, history, now.clock),
         contested: verdict::contested(tuning, resolution),
         was_ready,
+        has_completed: match spec.mode {
+            Mode::Enforce => rollout::begin::is_everywhere(tuning),
+            Mode::Observe => past.is_ready_for([Reason::Observed]),
+        },
         waited_for_peace: past.has_waited_for_peace(now.wall),
         long_pending,
         findings,
         progress,
     };
     let kept = || past.status.and_then(|status| status.rollout.clone());
-    TcpCloseTuningStatus {
+    fit::fit(TcpCloseTuningStatus {
         observed_generation: tuning.generation,
         conditions: condition::conditions(&verdict::conclude(&scene), past, now.wall),
         nodes: Some(counts(&scene)),
@@ -110,7 +138,7 @@ fn summarise_decoded(
         refusals: worst::refusals(&scene.findings),
         // While it only observes, what its nodes had completed is not forgotten.
         rollout: scene.progress.map(|progress| progress.status).or_else(kept),
-    }
+    })
 }
 
 /// Nodes that no longer match and have not been put back.
@@ -121,6 +149,11 @@ fn restoring<'a>(
     history: &'a History,
     now: Instant,
 ) -> Vec<Restoring<'a>> {
+    // Nothing has been decided yet, or it waits in case it is taken back.
+    let may_match_again = |order: Option<&TcpCloseNode>, why: Option<&Why>| {
+        let is_told = order.is_none_or(|order| orders_of(order, &tuning.uid).next().is_none());
+        !is_told && matches!(why, None | Some(Why::Grace(_)))
+    };
     let of_tuning = resolution.orders.iter().filter(|(_, order)| {
         order.entries.iter().any(|entry| entry.tuning.uid == tuning.uid && !is_order(entry))
     });
@@ -129,9 +162,9 @@ fn restoring<'a>(
             let node = snapshot.nodes.get(name).filter(|node| !tuning.matches(node))?;
             let why = history.held_back(name);
             // A person who holds a node does not wait for it.
-            let reachable =
-                class::is_heard(node, snapshot.order_of(node), history, now) && why != Some(&Why::Label);
-            Some(Restoring { node: name, reachable, why })
+            let order = snapshot.order_of(node);
+            let reachable = class::is_heard(node, order, history, now) && why != Some(&Why::Label);
+            Some(Restoring { node: name, reachable, why, in_grace: may_match_again(order, why) })
         })
         .collect()
 }

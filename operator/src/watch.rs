@@ -1,9 +1,11 @@
 //! Watch: what the API server holds, kept in memory. The only step that reads from the cluster.
 
+mod line;
+
 use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crds::TcpCloseNode;
 use crds::client::backoff;
@@ -15,6 +17,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
+use line::Line;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
@@ -34,7 +37,16 @@ pub struct Caches {
     switch: Arc<Mutex<Switch>>,
     facts: watch::Receiver<u64>,
     counts: watch::Receiver<u64>,
-    interrupted: Arc<AtomicBool>,
+    lines: Lines,
+}
+
+/// How the watch of each kind fares.
+#[derive(Clone, Default)]
+struct Lines {
+    nodes: Arc<Mutex<Line>>,
+    tunings: Arc<Mutex<Line>>,
+    orders: Arc<Mutex<Line>>,
+    control: Arc<Mutex<Line>>,
 }
 
 impl Caches {
@@ -59,7 +71,7 @@ impl Caches {
         let (tunings, tuning_writer) = Store::new();
         let (orders, order_writer) = Store::new();
         let (control, control_writer) = Store::new();
-        let interrupted = Arc::<AtomicBool>::default();
+        let lines = Lines::default();
         let caches = Self {
             nodes,
             tunings,
@@ -68,7 +80,7 @@ impl Caches {
             switch: Arc::default(),
             facts,
             counts,
-            interrupted: interrupted.clone(),
+            lines: lines.clone(),
         };
         let watching = async move {
             let of_nodes = of_nodes.modify(Node::strip);
@@ -79,10 +91,10 @@ impl Caches {
                 contents.share(order);
             });
             tokio::join!(
-                reflect(of_nodes, node_writer, News::between, &wake, &interrupted),
-                reflect(of_tunings, tuning_writer, news_of_tuning, &wake, &interrupted),
-                reflect(of_orders, order_writer, news_of_order, &wake, &interrupted),
-                reflect(of_control, control_writer, News::between, &wake, &interrupted),
+                reflect(of_nodes, node_writer, News::between, &wake, &lines.nodes),
+                reflect(of_tunings, tuning_writer, news_of_tuning, &wake, &lines.tunings),
+                reflect(of_orders, order_writer, news_of_order, &wake, &lines.orders),
+                reflect(of_control, control_writer, News::between, &wake, &lines.control),
             );
         };
         (caches, watching)
@@ -106,9 +118,24 @@ impl Caches {
         self.counts.clone()
     }
 
-    /// Whether a watch broke off since this was asked last. While it is broken, agents look silent that are not.
-    pub fn was_interrupted(&self) -> bool {
-        self.interrupted.swap(false, Ordering::Relaxed)
+    /// For how long no report could be heard, since this was asked last: agents look silent then that are not.
+    pub fn take_deaf(&self) -> Duration {
+        locked(&self.lines.orders).take_deaf()
+    }
+
+    /// The kind whose watch fails for long, and in which words; `None`: none does. What came before `since` does not count.
+    pub fn failing(&self, since: Instant, now: Instant) -> Option<String> {
+        let Lines { nodes, tunings, orders, control } = &self.lines;
+        let kinds = [
+            ("nodes", nodes),
+            ("tcpclosetunings", tunings),
+            ("tcpclosenodes", orders),
+            ("configmaps", control),
+        ];
+        kinds.into_iter().find_map(|(kind, line)| {
+            let words = locked(line).failing(since, now)?.to_string();
+            Some(format!("{kind}: {words}"))
+        })
     }
 
     /// Everything as it stands now.
@@ -249,10 +276,10 @@ async fn reflect<K: Resource<DynamicType = ()>>(
     mut writer: Writer<K>,
     compare: fn(&K, &K) -> News,
     wake: &Wake,
-    interrupted: &AtomicBool,
+    line: &Mutex<Line>,
 ) {
     let kind = <K as Resource>::plural(&()).into_owned();
-    let mut events = std::pin::pin!(without_errors(events, kind, interrupted));
+    let mut events = std::pin::pin!(without_errors(events, kind, line));
     while let Some(event) = events.next().await {
         match writer.take(event, compare) {
             News::None => {}
@@ -262,33 +289,34 @@ async fn reflect<K: Resource<DynamicType = ()>>(
     }
 }
 
-/// The events alone. Errors are told once, until something succeeds again.
+/// The events alone. Errors are told once, until something is shown again.
 fn without_errors<K>(
     events: impl Stream<Item = watcher::Result<Event<K>>>,
     kind: String,
-    interrupted: &AtomicBool,
+    line: &Mutex<Line>,
 ) -> impl Stream<Item = Event<K>> {
-    let mut told = false;
     events.filter_map(move |event| {
-        let event = match event {
-            Ok(event) => {
-                if told {
+        match &event {
+            // Somebody is about to ask, and nothing has been answered yet.
+            Ok(Event::Init) => {}
+            Ok(_) => {
+                if locked(line).note_shown(Instant::now()) {
                     tracing::info!("watch {kind}: works again");
                 }
-                told = false;
-                Some(event)
             }
             Err(error) => {
-                interrupted.store(true, Ordering::Relaxed);
-                if !told {
-                    tracing::warn!("watch {kind}: {}; retrying", crate::chain(&error));
+                let words = crate::chain(error);
+                if locked(line).note_error(sanitize::error(&words), Instant::now()) {
+                    tracing::warn!("watch {kind}: {words}; retrying");
                 }
-                told = true;
-                None
             }
-        };
-        std::future::ready(event)
+        }
+        std::future::ready(event.ok())
     })
+}
+
+fn locked(line: &Mutex<Line>) -> MutexGuard<'_, Line> {
+    line.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -343,7 +371,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_changes_what_is_known_wakes_the_loops() {
-        let interrupted = AtomicBool::new(false);
+        let line = Mutex::default();
         let ((facts, mut woken), (counts, _)) = (watch::channel(0), watch::channel(0));
         let (_, writer) = Store::new();
         let events = [
@@ -356,8 +384,53 @@ mod tests {
             Ok(Event::Delete(Node::default())),
         ];
         let wake = Wake { facts, counts };
-        reflect(futures::stream::iter(events), writer, News::between, &wake, &interrupted).await;
+        reflect(futures::stream::iter(events), writer, News::between, &wake, &line).await;
         assert_eq!(*woken.borrow_and_update(), 2, "the end of a list, and a Node that is gone");
-        assert!(interrupted.into_inner());
+    }
+
+    /// For how long reports could not be heard where the watches come to this, each after it has listed.
+    async fn deaf(
+        nodes: Vec<watcher::Result<Event<Node>>>,
+        orders: Vec<watcher::Result<Event<OrderObject>>>,
+    ) -> Duration {
+        fn listed<K>(then: Vec<watcher::Result<Event<K>>>) -> impl Stream<Item = watcher::Result<Event<K>>> {
+            futures::stream::iter([Ok(Event::Init), Ok(Event::InitDone)].into_iter().chain(then))
+        }
+        let (caches, watching) =
+            Caches::fed_by(listed(nodes), listed(Vec::new()), listed(orders), listed(Vec::new()));
+        Box::pin(watching).await;
+        caches.take_deaf()
+    }
+
+    #[tokio::test]
+    async fn reports_are_missed_by_the_watch_of_orders_and_by_no_other() {
+        assert_eq!(deaf(vec![Err(Error::NoResourceVersion)], Vec::new()).await, Duration::ZERO);
+        assert_ne!(deaf(Vec::new(), vec![Err(Error::NoResourceVersion)]).await, Duration::ZERO);
+    }
+
+    #[test]
+    fn the_kind_whose_watch_fails_is_named_with_the_api_servers_words() {
+        let (caches, _watching) = Caches::fed_by(
+            futures::stream::empty(),
+            futures::stream::empty(),
+            futures::stream::empty(),
+            futures::stream::empty(),
+        );
+        let (start, long) = (Instant::now(), Duration::from_secs(60));
+        for at in [start, start + long] {
+            assert_eq!(caches.failing(start, at), None);
+            locked(&caches.lines.orders).note_error("forbidden".into(), at);
+        }
+        assert_eq!(caches.failing(start, start + long), Some("tcpclosenodes: forbidden".into()));
+    }
+
+    #[tokio::test]
+    async fn a_list_that_is_asked_for_and_denied_again_and_again_has_shown_nothing() {
+        let denied = || Err(Error::NoResourceVersion);
+        let line = Mutex::default();
+        let events = [Ok(Event::<Node>::Init), denied(), Ok(Event::Init)];
+        without_errors(futures::stream::iter(events), "nodes".into(), &line).count().await;
+        let is_first = locked(&line).note_error("forbidden".into(), Instant::now());
+        assert!(!is_first, "it was told before");
     }
 }

@@ -54,8 +54,8 @@ pub struct Entry {
     pub acknowledged: BTreeSet<String>,
     /// What becomes of a value that another program has changed.
     pub drift_policy: DriftPolicy,
-    /// Whether it takes the node back to what was in force here before: then only values that no kernel is meant to hold are
-    /// refused.
+    /// Whether it takes the node back to what was in force here before, by the order and by the agent's own records: then only
+    /// values that no kernel is meant to hold are refused.
     pub rollback: bool,
 }
 

@@ -88,7 +88,7 @@ pub struct RolloutStatus {
     /// Since when it is in this phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase_since: Option<Time>,
-    /// When a node settled last.
+    /// When a node was ordered the revision or settled last, or the rollout was let go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progressed_at: Option<Time>,
     /// The revision that is rolled out.

@@ -21,6 +21,7 @@ use crate::{
     report::say,
 };
 
+pub use gauge::Usage;
 pub use growth::{Growth, measure as measure_growth};
 pub use table::Fleet;
 

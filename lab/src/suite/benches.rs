@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Outcome, Suite, Test, ensure};
 use crate::bench::{
-    CrowdSize, Extent, FleetExtent, Phase, Scene, measure_agent, measure_count, measure_fleet,
+    CrowdSize, Extent, FleetExtent, FleetUsage, Phase, Scene, measure_agent, measure_count, measure_fleet,
     measure_footprint, measure_growth, measure_latency,
 };
 
@@ -88,8 +88,14 @@ fn fleet(suite: &Suite) -> Outcome {
     print!("{fleet}");
     for size in &fleet.sizes {
         let times = [size.start, size.edit, size.ready, size.operator_restart, size.server_restart];
+        let phases = [size.idle, size.churn, size.storm];
+        let is_measured = |usage: &FleetUsage| {
+            usage.writes_per_second() > 0.0 && usage.servers > Duration::ZERO && usage.etcd > Duration::ZERO
+        };
         let complete = times.iter().all(|time| *time > Duration::ZERO)
-            && size.storm.writes_per_second() > 0.0
+            && phases.iter().all(is_measured)
+            && size.overflows.len() == extent.overflows
+            && size.servers_peak > 0
             && size.naive.reports_per_second() > 0.0
             && size.status_bytes > 0
             && size.operator_peak > 0;

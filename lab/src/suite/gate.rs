@@ -11,12 +11,15 @@ use tcp_close::Sysctl;
 
 use super::{
     FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, ensure, everywhere,
+    faults::wait_for_successor,
     orders::{all_hold, wait_until_all_hold},
+    privilege::agent,
     sysctl,
     toll::{Toll, ends_as_without_fault, nodes_end_as_without_fault},
 };
 use crate::{
     node::Node,
+    programs::AGENT,
     report::{Seen, poll_until},
     traffic,
 };
@@ -27,7 +30,7 @@ pub(super) const LONG_TESTS: &[Test] = &[
         run: under_load,
     },
     Test {
-        name: "without_traffic_a_change_stays_on_its_canary_until_its_author_says_proceed",
+        name: "without_traffic_or_a_past_a_change_stays_on_its_canary_until_its_author_says_proceed",
         run: without_traffic,
     },
 ];
@@ -180,14 +183,24 @@ fn without_traffic(suite: &Suite) -> Outcome {
         Ok(Seen::when(seconds >= Some(60), || format!("{seconds:?}")))
     })?;
     suite.wait_for_condition("web", "Ready", ("False", "GateInconclusive"), SOON)?;
+    // An agent that begins anew has neither a past nor old counters.
+    let killed = agent(canary)?;
+    killed.kill()?;
+    wait_for_successor(canary, AGENT, killed)?;
+    poll_until("the canary's new agent has reported", SOON, || {
+        let status = suite.get("tcpclosenode", &canary.name)?["status"].clone();
+        let anew = status["ratesSince"]["seconds"].as_u64().is_none_or(|seconds| seconds < 60);
+        Ok(Seen::when(anew, || status["ratesSince"].to_string()))
+    })?;
+    suite.wait_for_condition("web", "Ready", ("False", "GateInconclusive"), SOON)?;
     for node in others {
         let live = node.read_sysctl(FIN_TIMEOUT)?;
         ensure(live == "60", || format!("{} holds {live}", node.name))?;
     }
     poll_until("the status says why it waits", SOON, || {
         let gate = suite.get("tcpclosetuning", "web")?["status"]["rollout"]["gate"].clone();
-        let said =
-            gate.as_str().is_some_and(|said| said.starts_with("too few connections since the change: "));
+        let words = ["too few connections since the change: ", "no figures since the change from "];
+        let said = gate.as_str().is_some_and(|said| words.iter().any(|words| said.starts_with(words)));
         Ok(Seen::when(said, || gate.to_string()))
     })?;
     suite.tune("web", &spec("{whenInconclusive: Proceed}"))?;

@@ -122,7 +122,8 @@ fn cut_off(suite: &Suite) -> Outcome {
 fn partitioned(suite: &Suite, cut: &Node, silent: &Node, standby: &Value) -> Outcome {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (pod, address) = (text(&standby["metadata"]["name"]), text(&standby["status"]["podIP"]));
-    let known = agent_log(cut)?.matches(AGENT_SAYS).count();
+    let operator_log = || suite.cluster.kubectl(&["logs", "--namespace", crate::NAMESPACE, &pod]);
+    let known = (agent_log(cut)?.matches(AGENT_SAYS).count(), operator_log()?.matches(OPERATOR_SAYS).count());
     let toll = Toll::begin(suite)?;
     let (start, frozen) = (Instant::now(), Frozen::new(agent(silent)?)?);
     let cuts = (Cut::node(suite, cut)?, Cut::answers_to(suite, &address)?);
@@ -141,9 +142,11 @@ fn partitioned(suite: &Suite, cut: &Node, silent: &Node, standby: &Value) -> Out
         // Lost, where it was thought to be there when it was ordered.
         let nodes = suite.get("tcpclosetuning", "web")?["status"]["nodes"].clone();
         let gone = nodes["stale"].as_u64().unwrap_or_default() + nodes["failed"].as_u64().unwrap_or_default();
-        let log = suite.cluster.kubectl(&["logs", "--namespace", crate::NAMESPACE, &pod])?;
-        let seen =
-            [gone == 2, agent_log(cut)?.matches(AGENT_SAYS).count() > known, log.contains(OPERATOR_SAYS)];
+        let seen = [
+            gone == 2,
+            agent_log(cut)?.matches(AGENT_SAYS).count() > known.0,
+            operator_log()?.matches(OPERATOR_SAYS).count() > known.1,
+        ];
         for (noticed, seen) in noticed.iter_mut().zip(seen) {
             *noticed = noticed.or(seen.then(|| start.elapsed()));
         }

@@ -26,6 +26,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "a_nodes_token_writes_its_own_nodes_status_and_no_other", run: own_status_only },
     Test { name: "a_nodes_token_is_denied_every_other_write_and_read", run: nothing_else },
     Test { name: "an_agents_token_without_a_node_writes_no_status", run: token_without_node },
+    Test { name: "an_agent_of_an_earlier_node_of_the_name_writes_no_status", run: token_of_an_earlier_node },
     Test { name: "an_administrator_writes_neither_orders_nor_statuses", run: administrator },
     Test { name: "the_rights_of_every_program_are_the_listed_ones", run: listed_rights },
     Test { name: "who_has_admin_writes_no_tunings_and_who_has_the_editors_role_does", run: editors },
@@ -173,6 +174,25 @@ fn token_without_node(suite: &Suite) -> Outcome {
     let bearer = Bearer::new(suite, &account_token(suite, "tcp-close-tuning-agent")?)?;
     let node = &suite.cluster.nodes()[0].name;
     is_denied(bearer.patch_status(node), "this token of the agent's names no node")
+}
+
+/// What the token of a pod says of its Node, said by an administrator in its place: with the Node's uid it passes, with another
+/// it does not.
+fn token_of_an_earlier_node(suite: &Suite) -> Outcome {
+    let node = &suite.cluster.nodes()[0].name;
+    let uid = suite.cluster.kubectl(&["get", "node", node, "--output=jsonpath={.metadata.uid}"])?;
+    let user = format!("--as=system:serviceaccount:{NAMESPACE}:{RELEASE}-agent");
+    let extra =
+        |key: &str, value: &str| format!("--as-user-extra=authentication.kubernetes.io/{key}={value}");
+    let write = |uid: &str| {
+        let of_node = [extra("node-name", node), extra("node-uid", uid)];
+        let status = ["--subresource=status", "--dry-run=server", "--validate=false", &user];
+        let options =
+            [&status[..], &["--server-side", "--force-conflicts", &of_node[0], &of_node[1]]].concat();
+        suite.cluster.apply_with(&options, &node_with_status(node))
+    };
+    write(&uid)?;
+    is_denied(write("made-up"), "the object was made for another Node of that name")
 }
 
 fn administrator(suite: &Suite) -> Outcome {

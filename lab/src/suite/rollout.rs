@@ -1,6 +1,8 @@
 //! A change reaches one node first, is watched there, and follows to the others; and what becomes of it when nodes die of it.
 
 use std::{
+    fs,
+    io::Read,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -230,9 +232,9 @@ fn killed_at_random(suite: &Suite) -> Outcome {
         over.store(true, Ordering::Relaxed);
         (sampler.join().unwrap_or_else(|_| Err(Failure("it panicked".into()))), outcome)
     });
-    let (looks, most) = sampled?;
+    let Samples { looks, with_one, most } = sampled?;
     outcome?;
-    println!("    {looks} samples, at most {most} in flight");
+    println!("    {looks} samples, {with_one} of them while a node was in flight, at most {most} at once");
     ensure(most == 1, || format!("{most} nodes were in flight; allowed is 1"))?;
     toll.asks_at_most(suite, MOST)?;
     let last = changes(suite).last().map_or(FIRST, |(value, _)| value);
@@ -244,12 +246,22 @@ fn changes(suite: &Suite) -> impl Iterator<Item = (u8, &Node)> {
     (FIRST..).zip(suite.cluster.nodes().iter().chain(suite.cluster.nodes()))
 }
 
-/// Change after change, and an agent that is killed at an uneven time after each.
+/// A number of the kernel's.
+fn random_below(bound: u64) -> Result<u64, Failure> {
+    let mut bytes = [0; 8];
+    let random = fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    random.map_err(crate::error::Error::file("read", "/dev/urandom"))?;
+    Ok(u64::from_ne_bytes(bytes) % bound)
+}
+
+/// Change after change, and an agent that is killed at a random time after each.
 fn flip(suite: &Suite) -> Outcome {
     for (round, node) in changes(suite) {
         let toll = Toll::begin(suite)?;
         suite.tune("web", &rolling(round, &["soakSeconds: 0", "maxConcurrent: 1"]))?;
-        thread::sleep(Duration::from_millis(u64::from(round) * 37 % 160));
+        let delay = Duration::from_millis(random_below(160)?);
+        println!("    kills the agent on {} after {delay:?}", node.name);
+        thread::sleep(delay);
         agent(node)?.kill()?;
         wait_until_all_hold_within(suite, FIN_TIMEOUT, &round.to_string(), BACK)?;
         suite.wait_for_condition("web", "Ready", ("True", "Applied"), BACK)?;
@@ -263,20 +275,30 @@ fn flip(suite: &Suite) -> Outcome {
     Ok(())
 }
 
-/// Looks at all nodes until the flipping is over, and often enough: how often, and the most that were in flight at once.
-fn sample(suite: &Suite, over: &AtomicBool) -> Result<(usize, usize), Failure> {
+/// What was seen of nodes in flight: ordered, and not yet acknowledged with every sysctl read back.
+#[derive(Default)]
+struct Samples {
+    looks: usize,
+    with_one: usize,
+    most: usize,
+}
+
+/// Looks at all nodes until the flipping is over, and often enough.
+fn sample(suite: &Suite, over: &AtomicBool) -> Result<Samples, Failure> {
     let Inside { runtime, client } = Inside::enter(&suite.cluster)?;
     let nodes = Api::<TcpCloseNode>::all(client);
-    let (mut samples, mut most) = (0, 0);
-    while !over.load(Ordering::Relaxed) || samples < SAMPLES {
+    let mut samples = Samples::default();
+    while !over.load(Ordering::Relaxed) || samples.looks < SAMPLES {
         let listed =
             runtime.block_on(nodes.list(&ListParams::default())).map_err(api("list TcpCloseNodes"))?;
         let in_flight = listed.items.iter().filter(|node| {
             let acknowledged = node.status.as_ref().map(|status| status.observed_generation);
             acknowledged < node.metadata.generation
         });
-        most = most.max(in_flight.count());
-        samples += 1;
+        let in_flight = in_flight.count();
+        samples.most = samples.most.max(in_flight);
+        samples.with_one += usize::from(in_flight > 0);
+        samples.looks += 1;
     }
-    Ok((samples, most))
+    Ok(samples)
 }

@@ -40,15 +40,17 @@ fn stale(suite: &Suite) -> Outcome {
     suite.wait_until_applied("web")?;
 
     let toll = Toll::begin(suite)?;
+    let known = agent_log(node)?;
     let captured = server.capture(node)?;
     stays(suite, "25")?;
     let old = agent(node)?;
     old.kill()?;
     wait_for_successor(node, AGENT, old)?;
-    says(node, SAYS_OLD)?;
+    says(node, SAYS_OLD, &known)?;
     stays(suite, "25")?;
+    let known = agent_log(node)?;
     server.kubectl(&["delete", "tcpclosenode", &node.name])?;
-    says(node, SAYS_ABSENT)?;
+    says(node, SAYS_ABSENT, &known)?;
     stays(suite, "25")?;
 
     drop(captured);
@@ -61,10 +63,12 @@ fn stale(suite: &Suite) -> Outcome {
     ends_as_without_fault(suite, "web", &fin_timeout(20))
 }
 
-fn says(node: &Node, words: &str) -> Outcome {
+/// Waits until an agent has said something once more than in the log that is known.
+fn says(node: &Node, words: &str, known: &str) -> Outcome {
+    let before = known.matches(words).count();
     poll_until(&format!("the agent on {} says {words:?}", node.name), SOON, || {
         let log = agent_log(node)?;
-        Ok(Seen::when(log.contains(words), || crate::files::last_lines(&log, 3)))
+        Ok(Seen::when(log.matches(words).count() > before, || crate::files::last_lines(&log, 3)))
     })?;
     Ok(())
 }

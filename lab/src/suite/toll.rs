@@ -65,13 +65,17 @@ impl Toll {
         self.asks_at_most(suite, most)
     }
 
-    /// Fails where operator and agents have asked for more writes to objects of the product. Says who has written what.
+    /// Fails where operator and agents have asked for more writes to objects of the product since. Says who has written what.
     pub(super) fn asks_at_most(&self, suite: &Suite, most: usize) -> Outcome {
-        let requests = self.requests(suite)?;
-        println!("    API writes: {}", Counts(&requests));
-        let asked = requests.iter().filter(|request| is_ours(request)).count();
-        ensure(asked <= most, || format!("{asked} API writes, where at most {most} are allowed"))
+        are_at_most(&self.requests(suite)?, most)
     }
+}
+
+/// Fails where operator and agents have asked for more writes to objects of the product. Says who has written what.
+pub(super) fn are_at_most(requests: &[Request], most: usize) -> Outcome {
+    println!("    API writes: {}", Counts(requests));
+    let asked = requests.iter().filter(|request| is_ours(request)).count();
+    ensure(asked <= most, || format!("{asked} API writes, where at most {most} are allowed"))
 }
 
 /// When a line of a container's log was written: its first word.
@@ -137,7 +141,18 @@ fn of_tuning(tuning: &Value) -> Value {
     let conditions = status["conditions"].as_array().into_iter().flatten();
     let conditions =
         conditions.map(|each| json!([each["type"], each["status"], each["reason"], each["message"]]));
-    json!([tuning["metadata"]["name"], is_current(tuning), status["nodes"], conditions.collect::<Vec<_>>()])
+    // Of a tuning that has lost all its nodes it tells which it had.
+    let rollout = (status["nodes"]["matched"] != 0).then_some(&status["rollout"]);
+    let rollout =
+        rollout.map(|rollout| ["phase", "revision", "stable", "failedRevision"].map(|field| &rollout[field]));
+    json!([
+        tuning["metadata"]["name"],
+        is_current(tuning),
+        status["nodes"],
+        conditions.collect::<Vec<_>>(),
+        status["refusals"],
+        rollout,
+    ])
 }
 
 fn of_node(node: &Value) -> Value {
@@ -145,9 +160,18 @@ fn of_node(node: &Value) -> Value {
         let rows = list.as_array().into_iter().flatten();
         rows.map(|row| fields.iter().map(|field| row[*field].clone()).collect()).collect::<Vec<Value>>()
     };
+    let (spec, status) = (&node["spec"], &node["status"]);
+    let tunings = |list: &Value| {
+        let entries = list.as_array().into_iter().flatten();
+        entries.map(|entry| json!([entry["tuning"]["name"], entry["tuning"]["revision"]])).collect::<Vec<_>>()
+    };
     json!([
         node["metadata"]["name"],
-        rows(&node["spec"]["sysctls"], &["name", "action", "value"]),
-        rows(&node["status"]["sysctls"], &["name", "state", "live", "desired", "baseline", "message"]),
+        rows(&spec["sysctls"], &["name", "action", "value", "driftPolicy", "removalPolicy", "acknowledge"]),
+        tunings(&spec["sysctls"]),
+        tunings(&spec["observe"]),
+        spec["nodeUID"] == status["nodeUID"],
+        spec["revision"] == status["observedRevision"],
+        rows(&status["sysctls"], &["name", "state", "live", "desired", "baseline", "message"]),
     ])
 }

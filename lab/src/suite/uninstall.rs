@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use super::{
     FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, ensure, everywhere,
+    faults::plain_node,
     helm::{held_during, identity},
     orders::{all_hold, wait_until_all_hold},
-    toll::{Toll, ends_as_without_fault},
+    partition::Frozen,
+    privilege::agent,
+    toll::{self, Toll, ends_as_without_fault},
 };
 use crate::{
-    audit::Counts,
     error::Result,
     install::{NAMESPACE, RELEASE, install_or_upgrade},
     process, programs,
@@ -20,10 +22,16 @@ pub(super) const LONG_TESTS: &[Test] = &[
     Test { name: "helm_uninstall_puts_every_node_back_and_keeps_crds_and_tunings", run: everything_alive },
     Test { name: "helm_uninstall_right_after_a_tuning_was_deleted_waits_for_the_nodes", run: just_deleted },
     Test { name: "helm_uninstall_without_an_operator_names_the_nodes_and_goes_on", run: no_operator },
+    Test {
+        name: "helm_uninstall_with_an_agent_that_is_silent_names_its_node_and_goes_on",
+        run: silent_agent,
+    },
     Test { name: "helm_uninstall_after_the_definitions_are_gone_goes_on", run: no_definitions },
 ];
 
 const SYSCTLS: &[&str] = &["tcpFinTimeoutSeconds: 30"];
+/// An order to put back for each node, its answer, statuses, and what the next install writes until it is seen.
+const MOST: usize = 40;
 /// Nobody is waited for longer by a test; the chart's default is two minutes.
 const PATIENCE: &str = "uninstall.timeoutSeconds=10";
 /// With pulling, scheduling and deleting around it.
@@ -49,8 +57,9 @@ fn uninstalled_after(suite: &Suite, act: impl FnOnce() -> Outcome) -> Result<Str
     let requests = toll.requests(suite);
     install_or_upgrade(&suite.cluster, &suite.images, &[])?;
     let (held, requests) = (held?, requests?);
-    println!("    the kernels held {held:?}; API writes: {}", Counts(&requests));
+    println!("    the kernels held {held:?}");
     ensure(held.iter().all(|live| live == "30" || live == "60"), || format!("the kernels held {held:?}"))?;
+    toll::are_at_most(&requests, MOST)?;
     Ok(said)
 }
 
@@ -137,6 +146,25 @@ fn no_operator(suite: &Suite) -> Outcome {
     })?;
     for node in suite.cluster.nodes() {
         says(&said, &format!("{}: {FIN_TIMEOUT}: the operator has not taken the order back", node.name))?;
+    }
+    suite.wait_until_applied("web")?;
+    ends_as_without_fault(suite, "web", &everywhere(SYSCTLS))?;
+    suite.clear()?;
+    wait_until_all_hold(suite, FIN_TIMEOUT, "60").map(drop)
+}
+
+/// It stands still from before until its pod is killed with the rest.
+fn silent_agent(suite: &Suite) -> Outcome {
+    let node = plain_node(suite)?;
+    let mut frozen = None;
+    let said = uninstalled_after(suite, || {
+        frozen = Some(Frozen::new(agent(node)?)?);
+        Ok(())
+    })?;
+    drop(frozen);
+    for other in suite.cluster.nodes() {
+        let named = said.contains(&format!("{}: {FIN_TIMEOUT}: its agent has not answered", other.name));
+        ensure(named == (other.name == node.name), || format!("{}: {said}", other.name))?;
     }
     suite.wait_until_applied("web")?;
     ends_as_without_fault(suite, "web", &everywhere(SYSCTLS))?;

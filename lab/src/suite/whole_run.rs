@@ -49,7 +49,8 @@ fn whole_run(suite: &Suite) -> Outcome {
     outcome?;
 
     let file = |key: &str| Path::new(SYSCTLS).join(key.trim_start_matches("net.").replace('.', "/"));
-    let own = ["", "lock", "journal.new", "journal"].map(|name| Path::new(STATE_FOLDER).join(name));
+    let own = ["", "lock", "journal.new", "journal", "earlier.new", "earlier"];
+    let own = own.map(|name| Path::new(STATE_FOLDER).join(name));
     let allowed: BTreeSet<PathBuf> = [FIN_TIMEOUT, RETRIES].map(file).into_iter().chain(own).collect();
     let touched: BTreeSet<PathBuf> = trace.touched().into_iter().collect();
     ensure(touched == allowed, || format!("it touched {touched:?} and not {allowed:?}"))?;

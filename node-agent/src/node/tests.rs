@@ -10,6 +10,7 @@ use crate::procfs::tests::tree;
 mod convergence;
 mod freshness;
 mod obstacles;
+mod returns;
 mod rules;
 
 struct Machine {

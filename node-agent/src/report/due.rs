@@ -13,9 +13,6 @@ use tcp_close::Sysctl;
 
 /// Statuses are written no more often than this, but for the first answer to an order and an overflow that begins.
 const PAUSE: Duration = Duration::from_secs(5);
-/// The interval of fleets so small that counts need not wait for the heartbeat. The operator gives it to 250 nodes at most: one
-/// write each in [`PAUSE`] is 50 in a second.
-const INTERVAL_OF_SMALL_FLEETS: Duration = Duration::from_secs(20);
 /// A heartbeat whose place comes this part of the interval after another write has nothing to add.
 const HEARTBEAT_SKIPPED: u32 = 10;
 /// A count is material when it has moved by a tenth, or by so many sockets, whichever is more.
@@ -30,7 +27,7 @@ const THRESHOLDS: [u64; 2] = [80, 100];
 pub enum Urgency {
     /// Written when the interval is over.
     Heartbeat,
-    /// Counts have moved: in a small fleet written when the last write is 5 s ago, in a large one with the heartbeat.
+    /// Counts have moved: in a small fleet written soon after the last write, in a large one with the heartbeat.
     Counts,
     /// A state has changed: written when the last write is 5 s ago.
     Soon,
@@ -64,6 +61,8 @@ pub fn urgency(
 pub struct Pace<'a> {
     /// How often the node reports when nothing of note changes.
     pub interval: Duration,
+    /// How often it reports counts that move.
+    pub counts: Duration,
     /// The node. Each has its own place in the interval, so that the writes of a fleet are spread evenly whatever had them
     /// begin or report at once.
     pub node: &'a str,
@@ -74,10 +73,9 @@ impl Pace<'_> {
     pub fn is_due(self, urgency: Urgency, lived: Duration, since_written: Duration) -> bool {
         match urgency {
             Urgency::Now => true,
-            Urgency::Counts | Urgency::Heartbeat if self.keeps_its_place(urgency) => {
-                self.has_come(lived, since_written)
-            }
-            Urgency::Soon | Urgency::Counts | Urgency::Heartbeat => since_written >= PAUSE,
+            Urgency::Soon => since_written >= PAUSE,
+            Urgency::Counts if !self.keeps_its_place(urgency) => since_written >= self.counts.max(PAUSE),
+            Urgency::Counts | Urgency::Heartbeat => self.has_come(lived, since_written),
         }
     }
 
@@ -85,7 +83,7 @@ impl Pace<'_> {
     pub fn keeps_its_place(self, urgency: Urgency) -> bool {
         match urgency {
             Urgency::Heartbeat => true,
-            Urgency::Counts => self.interval > INTERVAL_OF_SMALL_FLEETS,
+            Urgency::Counts => self.counts >= self.interval,
             Urgency::Soon | Urgency::Now => false,
         }
     }

@@ -122,6 +122,22 @@ async fn a_removal_waits_for_a_quorum_that_says_so_too() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_older_than_the_order_confirms_nothing_and_is_asked_for_again_after_a_rest() {
+    let (_dir, mut agent) = agent();
+    shown(&mut agent, News::Object(object("u", 2, "Set", Some(30))));
+    agent.request = None;
+    shown(&mut agent, News::Object(object("u", 3, "Restore", None)));
+    for _ in 0..3 {
+        assert!(agent.request.is_some(), "it is read again");
+        assert_eq!(answered(&mut agent, Some(object("u", 2, "Set", Some(30)))), Some(30));
+        assert!(agent.request.is_none() && agent.not_before > Instant::now(), "not at once");
+        agent.not_before = Instant::now();
+        turned(&mut agent);
+    }
+    assert_eq!(answered(&mut agent, Some(object("u", 3, "Restore", None))), Some(60));
+}
+
+#[tokio::test]
 async fn a_report_that_an_overloaded_api_server_did_not_take_rests_longer_in_a_large_fleet() {
     let (_dir, mut agent) = agent();
     let mut rest = |interval| {

@@ -153,14 +153,41 @@ fn an_order_that_cannot_be_decoded_is_not_written_to() {
 
 #[test]
 fn heartbeats_stay_within_fifty_writes_a_second() {
-    for (nodes, interval) in
-        [(1, 20), (250, 20), (251, 60), (3_000, 60), (3_001, 120), (6_000, 120), (15_000, 300)]
-    {
-        assert_eq!(report_interval_seconds(nodes), interval, "{nodes}");
-        // Where counts move, a node with the shortest interval writes every 5 s.
-        let seconds = if interval == 20 { 5 } else { interval as usize };
-        assert!(nodes <= 50 * seconds, "{nodes} nodes");
+    for (nodes, interval, counts) in [
+        (1, 20, 5),
+        (250, 20, 5),
+        (251, 20, 20),
+        (1_000, 20, 20),
+        (1_001, 60, 60),
+        (3_000, 60, 60),
+        (3_001, 120, 120),
+        (6_000, 120, 120),
+        (6_001, 300, 300),
+        (15_000, 300, 300),
+    ] {
+        let names: Vec<_> = (0..nodes).map(|node| format!("n{node}")).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let Write::Create { object, .. } = &planned(&Cluster::new(&names, vec![]))[0] else { panic!() };
+        let spec = &object.spec;
+        assert_eq!(
+            (spec.report_interval_seconds, spec.counts_interval_seconds()),
+            (interval, counts),
+            "{nodes}"
+        );
+        assert!(nodes <= 50 * counts as usize, "{nodes} nodes");
     }
+}
+
+#[test]
+fn what_a_smaller_fleet_need_not_say_of_counts_is_taken_out_once_and_the_revision_stays() {
+    let mut cluster = Cluster::settled(&["n1", "n2"], vec![tuning("web", 30)]);
+    cluster.edit_order("n1", |object| object.spec.counts_interval_seconds = Some(20));
+    let (patch, _) = only_patch(&cluster);
+    assert_eq!(patch["spec"].get("countsIntervalSeconds"), Some(&Value::Null), "what is absent would stay");
+    let other = cluster.snapshot.orders["n2"].0.as_ref().unwrap();
+    assert_eq!(patch["spec"]["revision"], other.spec.revision, "the same entries");
+    cluster.assign();
+    assert_eq!(planned(&cluster), []);
 }
 
 #[test]

@@ -38,9 +38,19 @@ fn an_order_is_no_report() {
 fn a_broken_watch_is_nobodys_silence() {
     let (mut cluster, mut history) = heard();
     cluster.pass(4000);
-    history.forgive(cluster.now.clock);
+    history.forgive(Duration::from_secs(3990), cluster.now.clock);
+    assert_eq!(history.silence("n1", cluster.now.clock).of_reports, Duration::from_secs(10));
+    assert_eq!(history.silence("n1", cluster.now.clock).while_ready, Duration::from_secs(10));
+}
+
+#[test]
+fn who_was_silent_before_a_watch_broke_is_silent_after_it() {
+    let (mut cluster, mut history) = heard();
+    cluster.pass(100);
+    history.forgive(Duration::from_secs(5), cluster.now.clock);
+    assert_eq!(history.silence("n1", cluster.now.clock).of_reports, Duration::from_secs(95));
+    history.forgive(Duration::from_secs(200), cluster.now.clock);
     assert_eq!(history.silence("n1", cluster.now.clock).of_reports, Duration::ZERO);
-    assert_eq!(history.silence("n1", cluster.now.clock).while_ready, Duration::ZERO);
 }
 
 #[test]

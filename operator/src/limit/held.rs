@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::RECENT;
+
 /// Nodes whose order stays as it is although another one is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeldBack(BTreeMap<String, Why>);
@@ -21,7 +23,7 @@ pub enum Why {
     Grace(Duration),
     /// So many others are being undone.
     Others(usize),
-    /// It would take values from many nodes at once.
+    /// With what was taken a short while ago, values would be taken from many nodes.
     Many {
         /// From how many.
         nodes: usize,
@@ -53,8 +55,9 @@ impl fmt::Display for Why {
             Self::Others(at_once) => write!(f, "for others: values are taken from {at_once} nodes at a time"),
             Self::Many { nodes, of, until } => write!(
                 f,
-                "until {}, because values would be taken from {nodes} of {of} nodes at once",
+                "until {}, because values would be taken from {nodes} of {of} nodes within {} minutes",
                 until.strftime("%H:%M:%S UTC"),
+                RECENT.as_secs() / 60,
             ),
         }
     }

@@ -239,7 +239,7 @@ fn what_would_take_values_from_many_nodes_waits_for_half_a_minute() {
         told.message,
         format!(
             "its values are no longer wanted on 11 nodes (n000, n001, n002 and 8 more), which wait until {until}, because \
-             values would be taken from 11 of 11 nodes at once: put the tuning or the labels back, and nothing happens"
+             values would be taken from 11 of 11 nodes within 5 minutes: put the tuning or the labels back, and nothing happens"
         )
     );
     assert_eq!(first.wake, Some(GUARD));
@@ -309,6 +309,76 @@ fn a_fifth_of_a_large_cluster_is_not_many() {
         scene.cluster.delete_tuning("web");
         assert_eq!(scene.limit().wake, Some(wait), "{matched} nodes");
     }
+}
+
+#[test]
+fn what_takes_values_from_many_nodes_a_few_in_each_second_waits_too() {
+    // A loop that relabels one node in each second: five are in their grace at any time.
+    let (mut scene, mut told) = (Scene::settled(50, vec![web()]), Vec::new());
+    for n in 0..30 {
+        scene.label(&format!("n{n:03}"), "role", "web");
+    }
+    scene.turn();
+    scene.cluster.agents_apply();
+    for n in 0..30 {
+        scene.label(&format!("n{n:03}"), "role", "idle");
+        told.extend(scene.limit().news);
+        scene.turn();
+        scene.cluster.agents_apply();
+        scene.pass(1);
+    }
+    let lost = |scene: &Scene| (0..30).filter(|n| scene.stored(&format!("n{n:03}")).is_empty()).count();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(lost(&scene) <= 10, "{} nodes", lost(&scene));
+    let held = scene.limit().held;
+    assert!(matches!(held.why("n029"), Some(Why::Many { nodes: 30, of: 50, .. })), "{held:?}");
+    for _ in 0..60 {
+        scene.pass(1);
+        scene.turn();
+        scene.cluster.agents_apply();
+    }
+    assert_eq!(lost(&scene), 30, "nobody has taken it back");
+}
+
+#[test]
+fn what_was_taken_long_ago_or_given_back_since_counts_no_longer() {
+    for (since, wait) in [(0, GUARD), (200, GUARD), (300, GRACE)] {
+        let mut scene = Scene::settled(50, vec![tuning("a", 30)]);
+        scene.cluster.delete_tuning("a");
+        for _ in 0..60 {
+            scene.turn();
+            scene.cluster.agents_apply();
+            scene.pass(1);
+        }
+        scene.pass(since);
+        scene.cluster.snapshot.tunings.push(tuning("b", 30).on("n000"));
+        scene.turn();
+        scene.cluster.agents_apply();
+        scene.cluster.delete_tuning("b");
+        assert_eq!(scene.limit().wake, Some(wait), "after {since} s");
+    }
+    let mut scene = Scene::settled(50, vec![web()]);
+    for _ in 0..3 {
+        for role in ["web", "idle"] {
+            for n in 0..10 {
+                scene.label(&format!("n{n:03}"), "role", role);
+            }
+            for _ in 0..10 {
+                scene.turn();
+                scene.cluster.agents_apply();
+                scene.pass(1);
+            }
+        }
+    }
+    scene.label("n020", "role", "web");
+    scene.turn();
+    scene.label("n020", "role", "idle");
+    assert_eq!(scene.limit().wake, Some(GUARD), "11 nodes");
+    for n in 0..10 {
+        scene.label(&format!("n{n:03}"), "role", "web");
+    }
+    scene.turn();
+    assert_eq!(scene.limit().wake, Some(GRACE), "they have them again");
 }
 
 // What a person says.

@@ -241,7 +241,9 @@ impl<'a> Scene<'_, 'a> {
         }
         let ordered: Vec<_> = self.members.iter().filter(|member| member.has(&rollout.revision)).collect();
         let settled = count(ordered.iter().filter(|member| member.is_done(&rollout.revision)).count());
-        let moved = settled > rollout.settled || rollout.progressed_at.is_none();
+        let moved = settled > rollout.settled
+            || count(ordered.len()) > rollout.ordered
+            || rollout.progressed_at.is_none();
         let canaries = match phase {
             Phase::Canary => names(&self.canaries(&rollout)),
             _ => rollout.canaries.clone(),

@@ -11,6 +11,7 @@ mod crash;
 mod forward;
 mod gated;
 mod heirs;
+mod overdue;
 mod overridden;
 mod slots;
 

@@ -9,13 +9,15 @@ use crds::tuning::{Mode, Phase};
 use crds::{TcpCloseNode, TcpCloseNodeStatus, TcpCloseTuningSpec};
 use tcp_close::Sysctl;
 
-use crate::history::History;
+use crate::history::{self, History};
 use crate::limit::Why;
 use crate::resolve::{Claim, NodeOrder, Resolution, Standing, is_acknowledged};
 use crate::rollout::advance::{LOST, Progress};
 use crate::rollout::member::Member;
 use crate::snapshot::{HOLD_LABEL, Node, Snapshot, Tuning, report_in};
 
+/// How often an agent reports before it has an order.
+const INTERVAL: Duration = Duration::from_secs(20);
 /// An agent that misses this many reports is silent.
 const SILENT_AFTER: u32 = 3;
 /// On a Ready node it is missing after this, and after no fewer reports than that: a large fleet reports every 300 s.
@@ -75,8 +77,8 @@ pub struct Finding<'a> {
     pub class: Class,
     /// Why it is not further.
     pub message: String,
-    /// Whether its agent has been heard lately.
-    pub heard: bool,
+    /// Whether its agent has yet to report for the first time.
+    pub joining: bool,
     /// Whether a person has labelled it to keep its order.
     pub held: bool,
     /// Why its order is held back, where it is.
@@ -85,6 +87,8 @@ pub struct Finding<'a> {
     pub unsupported: Vec<&'a SysctlStatus>,
     /// Sysctls that another tuning orders.
     pub lost: Vec<&'a Claim>,
+    /// Sysctls that another tuning is to order, whose rollout has not come here: this one's value is in force.
+    pub losing: Vec<&'a Claim>,
     /// Sysctls that the tuning does order.
     pub won: Vec<Sysctl>,
     /// Sysctls that another program changed, whatever became of that.
@@ -120,21 +124,21 @@ pub fn find<'a>(
             let order = snapshot.order_of(node);
             let wanted = resolution.orders.get(name);
             if let Some(wanted) = wanted {
-                finding.note_claims(tuning, wanted);
+                finding.note_claims(tuning, wanted, order);
             }
             let report = order.and_then(|order| Some((order, report_in(order)?)));
-            finding.heard = is_heard(node, order, history, now);
-            if !finding.heard
-                && let Some(why) = silence(node, order, report.is_some(), history, now)
-            {
+            let heard = is_heard(node, order, history, now);
+            if !heard && let Some(why) = silence(node, order, report.is_some(), history, now) {
                 (finding.class, finding.message) = why;
+                finding.joining = finding.class == Class::Pending;
             }
             let unreadable = if order.is_none() { snapshot.unreadable_order(name) } else { None };
             if let Some(error) = unreadable.filter(|_| node.is_ready()) {
+                finding.joining = false;
                 finding.message =
                     format!("its TcpCloseNode cannot be read ({error}): delete it, and a new one is made");
             }
-            if let (Some((order, status)), Some(wanted), true) = (report, wanted, finding.heard) {
+            if let (Some((order, status)), Some(wanted), true) = (report, wanted, heard) {
                 finding.report = Some(status);
                 let view = View { tuning, order, status, wanted, was_ready, history };
                 match spec.mode {
@@ -172,16 +176,19 @@ fn silence(
     if !node.is_ready() {
         return Some((Class::Stale, "the node is not Ready".into()));
     }
-    let interval = Duration::from_secs(order.map_or(20, |order| order.spec.report_interval_seconds).into());
     let silence = history.silence(node.name(), now);
-    if silence.while_ready >= MISSING_AFTER.max(interval * MISSING_AFTER_REPORTS) {
-        let why = "the node is Ready, and its agent has not reported for 5 minutes or more";
-        return Some((Class::AgentMissing, why.into()));
+    // An agent that is to report more often from now on does so once it has heard of it.
+    let interval = order.map_or(INTERVAL, history::interval).max(silence.interval);
+    let missing_after = MISSING_AFTER.max(interval * MISSING_AFTER_REPORTS);
+    if silence.while_ready >= missing_after {
+        let minutes = missing_after.as_secs() / 60;
+        let why = format!("the node is Ready, and its agent has not reported for {minutes} minutes or more");
+        return Some((Class::AgentMissing, why));
     }
     if !reported {
         return Some((Class::Pending, "its agent has not reported yet".into()));
     }
-    let silent = silence.of_reports >= interval * SILENT_AFTER;
+    let silent = silence.since_before || silence.of_reports >= interval * SILENT_AFTER;
     silent.then(|| (Class::Stale, format!("its agent has missed {SILENT_AFTER} reports")))
 }
 
@@ -201,6 +208,12 @@ impl<'a> View<'a, '_> {
         let is_won = |name: &str| won.iter().any(|sysctl| sysctl.name() == name);
         let entries = self.wanted.entries.iter();
         entries.filter(|entry| entry.tuning.uid == self.tuning.uid || is_won(&entry.name)).collect()
+    }
+
+    /// The stored entries for keys that it has not lost yet, and whether they are of its revision.
+    fn standing(&self, losing: &[&Claim]) -> Vec<(&'a SysctlEntry, bool)> {
+        let entries = losing.iter().filter_map(|claim| set_by(self.order, self.tuning, claim.sysctl));
+        entries.map(|entry| (entry, entry.tuning.revision == self.tuning.revision)).collect()
     }
 
     /// Whether the stored order says this already.
@@ -225,11 +238,12 @@ impl<'a> Finding<'a> {
             node,
             class: Class::Pending,
             message: "its order is being written".into(),
-            heard: false,
+            joining: false,
             held: false,
             held_back: None,
             unsupported: Vec::new(),
             lost: Vec::new(),
+            losing: Vec::new(),
             won: Vec::new(),
             drifted: Vec::new(),
             at_risk: Vec::new(),
@@ -261,10 +275,15 @@ impl<'a> Finding<'a> {
         }
     }
 
-    fn note_claims(&mut self, tuning: &Tuning, wanted: &'a NodeOrder) {
+    /// Claims are what the specs want. What is stored may still be this tuning's.
+    fn note_claims(&mut self, tuning: &Tuning, wanted: &'a NodeOrder, order: Option<&TcpCloseNode>) {
+        let stands = |sysctl| order.is_some_and(|order| set_by(order, tuning, sysctl).is_some());
         for claim in wanted.claims.iter().filter(|claim| claim.tuning == tuning.uid) {
             match claim.standing {
                 Standing::Wins | Standing::Agrees => self.won.push(claim.sysctl),
+                Standing::Overridden { .. } | Standing::Conflict { .. } if stands(claim.sysctl) => {
+                    self.losing.push(claim);
+                }
                 Standing::Overridden { .. } | Standing::Conflict { .. } => self.lost.push(claim),
             }
         }
@@ -273,8 +292,9 @@ impl<'a> Finding<'a> {
     fn judge_enforced(&mut self, view: &View<'a, '_>) {
         let mut worst = (Class::Updated, String::new());
         let current = view.is_current();
-        for entry in view.entries(&self.won) {
-            let judged = if !view.is_ordered(entry) {
+        let wanted = view.entries(&self.won).into_iter().map(|entry| (entry, view.is_ordered(entry)));
+        for (entry, ordered) in wanted.chain(view.standing(&self.losing)) {
+            let judged = if !ordered {
                 self.judge_unwritten()
             } else if !current {
                 (Class::Pending, "its agent has not acknowledged the order yet".into())
@@ -395,6 +415,13 @@ impl<'a> Finding<'a> {
             }
         }
     }
+}
+
+/// The entry by which a tuning keeps a value in force on a node.
+fn set_by<'a>(order: &'a TcpCloseNode, tuning: &Tuning, sysctl: Sysctl) -> Option<&'a SysctlEntry> {
+    order.spec.sysctls.iter().find(|entry| {
+        entry.action == EntryAction::Set && entry.tuning.uid == tuning.uid && entry.name == sysctl.name()
+    })
 }
 
 /// Which of two classes says more of a node.

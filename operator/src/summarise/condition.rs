@@ -62,7 +62,7 @@ pub enum Reason {
     Unsupported,
     /// A person has stopped it: by the switch everywhere, or by their label on every node.
     Suspended,
-    /// The tuning cannot be decoded.
+    /// The tuning cannot be decoded, or the cluster cannot be watched.
     OperatorError,
 }
 
@@ -184,6 +184,17 @@ impl<'a> Stored<'a> {
             ready.status == ConditionStatus::True
                 && latching.iter().any(|reason| reason.as_str() == ready.reason)
         })
+    }
+
+    /// Whether Ready was what it was for one of these reasons.
+    pub fn is_ready_for(&self, reasons: impl IntoIterator<Item = Reason>) -> bool {
+        let ready = self.condition(kind::READY);
+        ready.is_some_and(|ready| reasons.into_iter().any(|reason| reason.as_str() == ready.reason))
+    }
+
+    /// Whether it needed a person.
+    pub fn is_stalled(&self) -> bool {
+        self.condition(kind::STALLED).is_some_and(|stalled| stalled.status == ConditionStatus::True)
     }
 
     /// Whether a lost tie at this generation has lasted long enough to be meant.

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::class::Class;
 use super::condition::{Reason, Work};
+use super::overdue::is_order_like_any_other;
 use super::verdict::{Scene, Situation};
 use super::{nodes, some};
 use crate::rollout::advance::{Halt, Progress};
@@ -33,11 +34,7 @@ impl Scene<'_> {
                 (Reason::Paused, Work::Settled, format!("rollout.paused: {}", reached(progress)))
             }
             _ if self.is_stopped(progress) => return self.problems(),
-            Phase::RollingOut
-                if self.spec.rollout.is_none() && progress.concerned <= progress.max_concurrent =>
-            {
-                return None;
-            }
+            _ if is_order_like_any_other(self.spec, progress) => return None,
             phase => {
                 let (reason, message) = under_way(phase, progress);
                 if progress.overdue {

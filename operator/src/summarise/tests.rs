@@ -1,4 +1,5 @@
 use crds::condition::ConditionStatus;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::fixtures::{Cluster, in_state, selector, tuning};
 use crate::snapshot::Tuning;
@@ -6,8 +7,11 @@ use crate::snapshot::Tuning;
 mod corpus;
 mod drift;
 mod held;
+mod latch;
 mod lists;
+mod losing;
 mod rules;
+mod silent;
 
 fn settled(nodes: &[&str]) -> Cluster {
     Cluster::settled(nodes, vec![tuning("web", 30)])
@@ -112,50 +116,6 @@ fn the_largest_group_gives_the_reason_and_a_refusal_the_first_of_equals() {
     assert_eq!(cluster.verdict("web"), "False Refused Stalled");
     cluster.agent_reports("n3", in_state("Failed", "io"));
     assert_eq!(cluster.verdict("web"), "False WriteFailed Stalled");
-}
-
-#[test]
-fn an_agent_that_is_missing_for_five_minutes_on_a_ready_node_has_failed() {
-    let mut cluster = settled(&["n1"]);
-    cluster.status("web");
-    cluster.pass(299);
-    assert_eq!(cluster.verdict("web"), "True AppliedExceptStale");
-    cluster.pass(1);
-    assert_eq!(cluster.verdict("web"), "False AgentMissing Stalled");
-}
-
-#[test]
-fn a_node_that_has_just_become_ready_gives_its_agent_time() {
-    let mut cluster = settled(&["n1", "n2"]);
-    cluster.node_is_down("n2");
-    cluster.status("web");
-    cluster.pass(1000);
-    cluster.agent_reports("n1", |_| {});
-    cluster.status("web");
-    cluster.edit_node("n2", |node| node.status.conditions[0].status = "True".into());
-    cluster.status("web");
-    cluster.pass(30);
-    assert_eq!(cluster.verdict("web"), "True AppliedExceptStale");
-}
-
-#[test]
-fn a_node_that_is_down_is_stale_at_once() {
-    let mut cluster = settled(&["n1", "n2"]);
-    cluster.node_is_down("n2");
-    assert_eq!(cluster.verdict("web"), "True AppliedExceptStale");
-    assert_eq!(cluster.message("web"), "in force on 1 of 2 nodes; 1 node silent (n2)");
-}
-
-#[test]
-fn an_agent_that_misses_three_reports_is_stale() {
-    let mut cluster = settled(&["n1", "n2"]);
-    cluster.status("web");
-    cluster.pass(59);
-    assert_eq!(cluster.verdict("web"), "True Applied");
-    cluster.agent_reports("n1", |_| {});
-    cluster.pass(1);
-    assert_eq!(cluster.verdict("web"), "True AppliedExceptStale");
-    assert_eq!(cluster.status("web").nodes.unwrap().stale, 1);
 }
 
 #[test]
@@ -295,6 +255,23 @@ fn a_key_that_every_node_lacks_is_stalled() {
 }
 
 #[test]
+fn a_key_that_one_node_lacks_is_not_what_every_node_lacks_while_none_is_up_to_date() {
+    let web = tuning("web", 30).with(|spec| {
+        spec.sysctls.tcp_orphan_retries = Some(4);
+        spec.max_failed_nodes = Some(IntOrString::Int(2));
+    });
+    let mut cluster = Cluster::settled(&["n1", "n2"], vec![web]);
+    for node in ["n1", "n2"] {
+        cluster.agent_reports(node, in_state("Refused", "no"));
+    }
+    cluster.agent_reports("n1", |status| {
+        in_state("Refused", "no")(status);
+        status.sysctls[1].state = "Unsupported".into();
+    });
+    assert_eq!(cluster.verdict("web"), "True AppliedWithExceptions");
+}
+
+#[test]
 fn a_key_that_every_node_lacks_does_not_stall_a_tuning_that_observes() {
     let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30).observing()]);
     cluster.agent_reports("n1", |status| status.observe[0].sysctls[0].state = "Unsupported".into());
@@ -311,80 +288,30 @@ fn a_tuning_that_cannot_be_decoded_is_unknown() {
 }
 
 #[test]
+fn a_watch_that_fails_is_unknown_and_forgets_nothing_but_counts() {
+    let mut cluster = settled(&["n1"]);
+    assert_eq!(cluster.verdict("web"), "True Applied");
+    let before = cluster.status("web");
+    cluster.failing = Some("nodes: nodes is forbidden".into());
+    assert_eq!(cluster.verdict("web"), "Unknown OperatorError Reconciling");
+    let status = cluster.status("web");
+    assert!(
+        status.conditions[0]
+            .message
+            .starts_with("the operator cannot watch nodes: nodes is forbidden; nothing new is"),
+        "{}",
+        status.conditions[0].message
+    );
+    assert_eq!((status.rollout, status.nodes), (before.rollout, None));
+    cluster.failing = None;
+    assert_eq!(cluster.verdict("web"), "True Applied");
+}
+
+#[test]
 fn an_order_that_cannot_be_decoded_is_pending() {
     let mut cluster = settled(&["n1", "n2"]);
     cluster.undecodable_order("n2");
     assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
-}
-
-// The latch.
-
-#[test]
-fn a_node_that_joins_moves_counts_only() {
-    let mut cluster = settled(&["n1", "n2"]);
-    assert_eq!(cluster.verdict("web"), "True Applied");
-    cluster.snapshot.nodes.insert("n3".into(), std::sync::Arc::new(crate::fixtures::node("n3")));
-    assert_eq!(cluster.verdict("web"), "True Applied");
-    assert_eq!(cluster.status("web").nodes.unwrap().summary, "2/3");
-    assert_eq!(cluster.message("web"), "in force on 2 of 3 nodes; 1 node joining or restarting (n3)");
-}
-
-#[test]
-fn ready_falls_when_many_nodes_are_pending_for_five_minutes() {
-    let mut cluster = settled(&["n1", "n2"]);
-    cluster.status("web");
-    let pending = |cluster: &mut Cluster| {
-        cluster.agent_reports("n1", |_| {});
-        cluster.agent_reports("n2", in_state("Pending", "later"));
-    };
-    for _ in 0..10 {
-        pending(&mut cluster);
-        assert_eq!(cluster.verdict("web"), "True Applied");
-        cluster.pass(30);
-    }
-    pending(&mut cluster);
-    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
-}
-
-#[test]
-fn ready_stays_while_few_nodes_are_pending_for_long() {
-    let names: Vec<_> = (0..10).map(|n| format!("n{n}")).collect();
-    let mut cluster = settled(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    cluster.status("web");
-    for _ in 0..20 {
-        cluster.agents_apply();
-        cluster.agent_reports("n3", in_state("Pending", "later"));
-        assert_eq!(cluster.verdict("web"), "True Applied");
-        cluster.pass(30);
-    }
-}
-
-#[test]
-fn a_new_generation_has_to_earn_ready_anew() {
-    let mut cluster = settled(&["n1"]);
-    assert_eq!(cluster.verdict("web"), "True Applied");
-    cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
-    cluster.assign();
-    assert_eq!(cluster.verdict("web"), "False Progressing Reconciling");
-}
-
-#[test]
-fn another_tunings_order_does_not_make_a_node_pending() {
-    let mut cluster = settled(&["n1"]);
-    assert_eq!(cluster.verdict("web"), "True Applied");
-    let mut other = tuning("other", 9).observing();
-    other.uid = "other".into();
-    cluster.snapshot.tunings.push(other);
-    cluster.assign();
-    assert_eq!(cluster.status("web").nodes.unwrap().summary, "1/1");
-}
-
-#[test]
-fn no_matching_nodes_is_not_having_been_in_force() {
-    let mut cluster = settled(&[]);
-    assert_eq!(cluster.verdict("web"), "True NoMatchingNodes");
-    cluster.snapshot.nodes.insert("n1".into(), std::sync::Arc::new(crate::fixtures::node("n1")));
-    assert_eq!(cluster.verdict("web"), "Unknown NoReports Reconciling");
 }
 
 // Conditions.

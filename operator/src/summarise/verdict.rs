@@ -12,7 +12,7 @@ use super::class::{Class, Finding, said};
 use super::condition::{Reason, Verdict, Work};
 use super::{nodes, some};
 use crate::limit::Why;
-use crate::resolve::{Resolution, Standing};
+use crate::resolve::{Claim, Resolution, Standing};
 use crate::rollout::Progress;
 use crate::snapshot::{HOLD_LABEL, Snapshot, Tuning};
 
@@ -30,6 +30,8 @@ pub(super) struct Scene<'a> {
     pub(super) contested: Vec<Contested<'a>>,
     /// Whether this generation was in force everywhere once.
     pub(super) was_ready: bool,
+    /// Whether this revision was, whatever else of the spec has changed since; in mode Observe, whether one was.
+    pub(super) has_completed: bool,
     /// Whether a lost tie has lasted long enough to be meant.
     pub(super) waited_for_peace: bool,
     /// How many nodes have been pending for long.
@@ -46,6 +48,8 @@ pub(super) struct Restoring<'a> {
     pub(super) reachable: bool,
     /// Why it has not been told to yet.
     pub(super) why: Option<&'a Why>,
+    /// Whether it has not been told to and may yet match again: a label that flaps is no news.
+    pub(super) in_grace: bool,
 }
 
 /// A tie that this tuning has won.
@@ -78,13 +82,25 @@ pub(super) fn contested<'a>(tuning: &Tuning, resolution: &'a Resolution) -> Vec<
 
 /// The verdict on a tuning that cannot be decoded.
 pub(super) fn undecodable(error: &str) -> Verdict {
+    unknown(format!(
+        "this tuning cannot be read ({error}); what it ordered last stays in force. Correct it, or run an operator that \
+         knows these fields"
+    ))
+}
+
+/// The verdict on every tuning while a watch fails.
+pub(super) fn blind(watch: &str) -> Verdict {
+    unknown(format!(
+        "the operator cannot watch {watch}; nothing new is ordered until it can, and what is in force stays. Look at the \
+         rights of its ServiceAccount, and at the API server"
+    ))
+}
+
+fn unknown(message: String) -> Verdict {
     Verdict {
         ready: ConditionStatus::Unknown,
         reason: Reason::OperatorError,
-        message: format!(
-            "this tuning cannot be read ({error}); what it ordered last stays in force. Correct it, or run an \
-             operator that knows these fields"
-        ),
+        message,
         work: Work::UnderWay,
         conflicted: None,
         drifted: None,
@@ -143,16 +159,17 @@ impl<'a> Scene<'a> {
     }
 
     fn tie_lost(&self) -> Option<Situation> {
-        let message = self.lost_tie()?;
+        let message = self.tie(|finding| &finding.lost)?;
         let work = if self.waited_for_peace { Work::Stuck } else { Work::UnderWay };
         Some((ConditionStatus::False, Reason::Conflict, work, message))
     }
 
-    fn lost_tie(&self) -> Option<String> {
+    /// The first tie among these claims.
+    fn tie(&self, claims: impl for<'f> Fn(&'f Finding<'a>) -> &'f [&'a Claim]) -> Option<String> {
         let lost = self
             .findings
             .iter()
-            .flat_map(|finding| finding.lost.iter().map(move |claim| (finding.node, claim)));
+            .flat_map(|finding| claims(finding).iter().map(|claim| (finding.node, *claim)));
         let ties: Vec<_> = lost
             .filter_map(|(node, claim)| match &claim.standing {
                 Standing::Conflict { with } => Some((node, claim.sysctl, with.as_str())),
@@ -174,8 +191,8 @@ impl<'a> Scene<'a> {
     }
 
     fn overridden_everywhere(&self) -> Option<Situation> {
-        let everywhere =
-            !self.findings.is_empty() && self.findings.iter().all(|f| f.won.is_empty() && !f.lost.is_empty());
+        let overridden = |f: &Finding<'_>| f.won.is_empty() && f.losing.is_empty() && !f.lost.is_empty();
+        let everywhere = !self.findings.is_empty() && self.findings.iter().all(overridden);
         everywhere.then(|| {
             let winners: BTreeSet<_> = self.overriders().collect();
             let message = format!(
@@ -194,13 +211,36 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// A tuning that was in force everywhere lets a few nodes join, reboot or leave without taking its word back.
+    /// A tuning that was in force everywhere lets a few nodes join or reboot without taking its word back.
     fn is_latched(&self) -> bool {
-        self.was_ready && self.long_pending * 10 <= self.findings.len()
+        self.was_ready && self.few_pend_for_long()
+    }
+
+    fn few_pend_for_long(&self) -> bool {
+        self.long_pending * 10 <= self.findings.len()
+    }
+
+    /// Nodes that have to carry something out before the tuning is in force everywhere. Where its revision has completed, those
+    /// that join are none: an edit of anything else does not wait for the next node that comes.
+    fn awaited(&self) -> Vec<&Finding<'a>> {
+        if self.is_latched() {
+            return Vec::new();
+        }
+        let lets_join = self.has_completed && self.few_pend_for_long();
+        let pending = [self.of(Class::Pending), self.of(Class::Waiting)].concat();
+        pending.into_iter().filter(|finding| !(lets_join && finding.joining)).collect()
+    }
+
+    /// Nodes that have to be put back before the tuning is in force nowhere else.
+    fn leaving(&self) -> Vec<&Restoring<'a>> {
+        let counts =
+            |restoring: &&Restoring<'_>| restoring.reachable && !(self.was_ready && restoring.in_grace);
+        self.restoring.iter().filter(counts).collect()
     }
 
     fn nobody_reports(&self) -> Option<Situation> {
-        let silent = self.findings.iter().all(|finding| !finding.heard && !finding.class.is_failed());
+        let silent =
+            self.findings.iter().all(|finding| finding.report.is_none() && !finding.class.is_failed());
         (silent && !self.findings.is_empty() && !self.is_latched()).then(|| {
             let message = format!(
                 "no agent reports on the {} that match ({}): look at the agent's DaemonSet and its pods there",
@@ -213,11 +253,7 @@ impl<'a> Scene<'a> {
 
     /// Orders, acknowledgements or restores that somebody still works on.
     fn outstanding(&self) -> Option<Situation> {
-        if self.is_latched() {
-            return None;
-        }
-        let pending = [self.of(Class::Pending), self.of(Class::Waiting)].concat();
-        let restoring: Vec<_> = self.restoring.iter().filter(|restoring| restoring.reachable).collect();
+        let (pending, restoring) = (self.awaited(), self.leaving());
         if pending.is_empty() && restoring.is_empty() {
             return None;
         }
@@ -277,7 +313,7 @@ impl<'a> Scene<'a> {
         let row = self.unsupported_rows().find(|row| {
             let lacks =
                 |finding: &&&Finding<'_>| finding.unsupported.iter().any(|other| other.name == row.name);
-            updated.iter().filter(lacks).count() == updated.len()
+            !updated.is_empty() && updated.iter().all(|finding| lacks(&finding))
         })?;
         let why = row.message.clone().unwrap_or_else(|| format!("{} does not exist", row.name));
         let field = Sysctl::from_name(&row.name).map_or("it", Sysctl::field);
@@ -343,7 +379,16 @@ impl<'a> Scene<'a> {
             let lost = self.findings.iter().filter(|finding| !finding.lost.is_empty()).count();
             format!("tunings of higher priority ({}) order a sysctl on {}", some(winners), nodes(lost))
         });
-        self.held().into_iter().chain(self.lacking()).chain(overridden).chain(self.at_risk())
+        let parts = self.held().into_iter().chain(self.lacking()).chain(overridden);
+        parts.chain(self.at_risk()).chain(self.in_grace())
+    }
+
+    /// Which nodes no longer match, and may yet match again.
+    fn in_grace(&self) -> Option<String> {
+        let waiting = |restoring: &&Restoring<'_>| restoring.reachable && restoring.in_grace;
+        let waiting: Vec<_> = self.restoring.iter().filter(waiting).collect();
+        let names = some(waiting.iter().map(|restoring| restoring.node));
+        (!waiting.is_empty()).then(|| format!("{} no longer matched ({names})", nodes(waiting.len())))
     }
 
     /// Which nodes a person holds, up to date or not.
@@ -383,7 +428,8 @@ impl<'a> Scene<'a> {
     }
 
     fn conflicted(&self) -> Option<String> {
-        self.lost_tie().or_else(|| {
+        let tie = self.tie(|finding| &finding.lost).or_else(|| self.tie(|finding| &finding.losing));
+        tie.or_else(|| {
             let first = self.contested.first()?;
             let on: BTreeSet<_> = self.contested.iter().map(|contested| contested.node).collect();
             Some(format!(

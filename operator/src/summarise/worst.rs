@@ -12,7 +12,7 @@ use super::{NAMES_MAX, clip, count, leak};
 
 const WORST_MAX: usize = 10;
 const RULES_MAX: usize = 10;
-/// Ten of them, with names, have to fit in a status of 8 KB. The whole message is in the node's own status.
+/// Ten of them, with names, mostly fit in a status. The whole message is in the node's own status.
 const WORST_MESSAGE_MAX: usize = 256;
 const REFUSAL_MESSAGE_MAX: usize = 512;
 /// All refusals' messages together.
@@ -22,6 +22,8 @@ const REFUSAL_MESSAGES_MAX: usize = 2560;
 pub const SOCKETS: &str = "Sockets";
 /// The reason of a node where everything is in force, and a rule would refuse something of it now.
 pub const AT_RISK: &str = "AtRisk";
+/// The reason of a node that was reachable when it was ordered a change, and is not since.
+pub const LOST: &str = "Lost";
 const DRIFTED: &str = "Drifted";
 
 /// The nodes that need a look most: where something is wrong, then where most sockets close.
@@ -37,15 +39,16 @@ pub(super) fn worst(findings: &[Finding<'_>]) -> Vec<WorstNode> {
 
 fn trouble(finding: &Finding<'_>) -> Option<(u8, WorstNode)> {
     let (rank, reason) = match finding.class {
-        Class::WriteFailed | Class::AgentMissing => (0, "Failed"),
-        Class::Lost => (0, "Lost"),
-        Class::RolledBack => (1, "RolledBack"),
-        Class::Contended => (0, "Contended"),
-        Class::Drifted => (0, DRIFTED),
-        Class::Refused => (1, "Refused"),
-        Class::Stale => (2, "Stale"),
-        Class::Held => (2, "Held"),
-        Class::Pending => (3, "Pending"),
+        // The next operator reads here who is lost.
+        Class::Lost => (0, LOST),
+        Class::WriteFailed | Class::AgentMissing => (1, "Failed"),
+        Class::Contended => (1, "Contended"),
+        Class::Drifted => (1, DRIFTED),
+        Class::RolledBack => (2, "RolledBack"),
+        Class::Refused => (2, "Refused"),
+        Class::Stale => (3, "Stale"),
+        Class::Held => (3, "Held"),
+        Class::Pending => (4, "Pending"),
         Class::Updated | Class::Waiting => return overlay(finding),
     };
     Some((rank, worst_node(finding, reason, &finding.message)))
@@ -54,11 +57,11 @@ fn trouble(finding: &Finding<'_>) -> Option<(u8, WorstNode)> {
 /// What needs a look where everything is in force.
 fn overlay(finding: &Finding<'_>) -> Option<(u8, WorstNode)> {
     if let Some(row) = finding.at_risk.first() {
-        return Some((4, worst_node(finding, AT_RISK, &said(row))));
+        return Some((5, worst_node(finding, AT_RISK, &said(row))));
     }
     let drifted: Vec<_> = finding.drifted.iter().map(|row| row.name.as_str()).collect();
     let message = format!("another program changes {}", drifted.join(", "));
-    (!drifted.is_empty()).then(|| (5, worst_node(finding, DRIFTED, &message)))
+    (!drifted.is_empty()).then(|| (6, worst_node(finding, DRIFTED, &message)))
 }
 
 fn worst_node(finding: &Finding<'_>, reason: &str, message: &str) -> WorstNode {

@@ -144,7 +144,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Every node changes at once: counts jump, and another program writes a sysctl. Until all have reported.
+    /// Every node changes at once: counts jump, and another program writes a sysctl. Until there are as many reports as nodes.
     fn storm(&mut self) -> Result<()> {
         // What the edit has left to be reported is over then.
         std::thread::sleep(self.extent.settling);

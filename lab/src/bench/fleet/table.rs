@@ -34,7 +34,7 @@ pub struct Figures {
     pub idle: Usage,
     /// The counts of every node move each second.
     pub churn: Usage,
-    /// Every node changes at once, until the last has reported.
+    /// Every node changes at once, until there are as many reports as nodes.
     pub storm: Usage,
     /// From an edit to the last node that holds the value.
     pub edit: Duration,
@@ -98,7 +98,7 @@ const ROWS: [Row; 31] = [
     ("churn: CPU of API servers, %", |figures| percent(&figures.churn, |usage| usage.servers)),
     ("churn: CPU of etcd, %", |figures| percent(&figures.churn, |usage| usage.etcd)),
     ("churn: CPU of the operator, %", |figures| percent(&figures.churn, |usage| usage.operator)),
-    ("storm: until all have reported, s", |figures| seconds(figures.storm.wall)),
+    ("storm: to a report for each node, s", |figures| seconds(figures.storm.wall)),
     ("storm: writes/s", |figures| tenths(figures.storm.writes_per_second())),
     ("storm: CPU of API servers, %", |figures| percent(&figures.storm, |usage| usage.servers)),
     ("storm: CPU of etcd, %", |figures| percent(&figures.storm, |usage| usage.etcd)),

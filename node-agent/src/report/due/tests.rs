@@ -248,37 +248,48 @@ fn what_becomes_known_or_unknown_is_reported_soon() {
 
 const INTERVAL: Duration = Duration::from_secs(20);
 
+/// The pace of an order that says nothing of counts.
+fn pace(interval: Duration, node: &str) -> Pace<'_> {
+    Pace { interval, counts: if interval == INTERVAL { PAUSE } else { interval }, node }
+}
+
 /// Whether it is due so many seconds after a write, of an agent that has lived long.
-fn due(urgency: Urgency, seconds: u64, interval: Duration) -> bool {
+fn due(urgency: Urgency, seconds: u64, pace: Pace<'_>) -> bool {
     let since = Duration::from_secs(seconds);
-    Pace { interval, node: "node-1" }.is_due(urgency, Duration::from_secs(1000) + since, since)
+    pace.is_due(urgency, Duration::from_secs(1000) + since, since)
 }
 
 #[test]
 fn an_answer_goes_out_at_once_and_a_changed_state_after_a_pause() {
-    assert!(due(Urgency::Now, 0, INTERVAL));
-    assert_eq!((due(Urgency::Soon, 4, INTERVAL), due(Urgency::Soon, 5, INTERVAL)), (false, true));
-    let long = Duration::from_secs(300);
-    assert_eq!((due(Urgency::Soon, 4, long), due(Urgency::Soon, 5, long)), (false, true));
+    for interval in [INTERVAL, Duration::from_secs(300)] {
+        let due = |urgency, seconds| due(urgency, seconds, pace(interval, "node-1"));
+        assert!(due(Urgency::Now, 0));
+        assert_eq!((due(Urgency::Soon, 4), due(Urgency::Soon, 5)), (false, true));
+    }
 }
 
 #[test]
 fn counts_are_written_soon_in_a_small_fleet_and_with_the_heartbeat_in_a_large_one() {
-    assert_eq!((due(Urgency::Counts, 4, INTERVAL), due(Urgency::Counts, 5, INTERVAL)), (false, true));
-    for seconds in 0..600 {
-        let large = |urgency| due(urgency, seconds, Duration::from_secs(60));
-        assert_eq!(large(Urgency::Counts), large(Urgency::Heartbeat), "after {seconds} s");
+    let small = |seconds| due(Urgency::Counts, seconds, pace(INTERVAL, "node-1"));
+    assert_eq!((small(4), small(5)), (false, true));
+    let of_many = Pace { counts: INTERVAL, ..pace(INTERVAL, "node-1") };
+    for large in [of_many, pace(Duration::from_secs(60), "node-1")] {
+        for seconds in 0..600 {
+            let large = |urgency| due(urgency, seconds, large);
+            assert_eq!(large(Urgency::Counts), large(Urgency::Heartbeat), "after {seconds} s");
+        }
     }
 }
 
 /// How many of so many nodes write in each second, all of which have begun at once and always have news of this urgency.
-fn writes(nodes: usize, interval: u64, urgency: Urgency) -> Vec<usize> {
+fn writes(nodes: usize, interval: u64, counts: u64, urgency: Urgency) -> Vec<usize> {
     let names: Vec<_> = (0..nodes).map(|node| format!("node-{node}")).collect();
     let mut written = vec![Duration::ZERO; nodes];
     let seconds = (1..=2 * interval).map(Duration::from_secs);
     let write = |now: Duration| {
         let due = names.iter().zip(&mut written).filter_map(|(node, written)| {
-            let pace = Pace { interval: Duration::from_secs(interval), node };
+            let [interval, counts] = [interval, counts].map(Duration::from_secs);
+            let pace = Pace { interval, counts, node };
             pace.is_due(urgency, now, now.saturating_sub(*written)).then(|| *written = now)
         });
         due.count()
@@ -288,19 +299,29 @@ fn writes(nodes: usize, interval: u64, urgency: Urgency) -> Vec<usize> {
 
 #[test]
 fn a_fleet_that_begins_at_once_spreads_its_writes_whether_counts_move_or_not() {
-    for urgency in [Urgency::Counts, Urgency::Heartbeat] {
-        let writes = writes(3000, 60, urgency);
-        let most = writes.iter().max().copied().unwrap_or_default();
-        assert!(most <= 80, "{urgency:?}: {writes:?}");
-        assert_eq!(writes.iter().skip(60).sum::<usize>(), 3000, "{urgency:?}: {writes:?}");
+    for (nodes, interval) in [(251, 20), (1000, 20), (1001, 60), (3000, 60), (3001, 120)] {
+        for urgency in [Urgency::Counts, Urgency::Heartbeat] {
+            let writes = writes(nodes, interval, interval, urgency);
+            let most = writes.iter().max().copied().unwrap_or_default();
+            assert!(most <= 80, "{nodes} {urgency:?}: {writes:?}");
+            let round: usize = writes.iter().rev().zip(0..interval).map(|(writes, _)| writes).sum();
+            assert_eq!(round, nodes, "{urgency:?}: {writes:?}");
+        }
     }
+}
+
+#[test]
+fn a_fleet_of_up_to_250_nodes_whose_counts_always_move_writes_50_times_a_second() {
+    let writes = writes(250, 20, 5, Urgency::Counts);
+    assert_eq!(writes.iter().sum::<usize>(), 50 * writes.len(), "{writes:?}");
 }
 
 #[test]
 fn no_node_is_silent_for_much_longer_than_an_interval() {
     let interval = Duration::from_secs(60);
     for node in 0..100 {
-        let pace = Pace { interval, node: &format!("node-{node}") };
+        let name = format!("node-{node}");
+        let pace = pace(interval, &name);
         for written in (0..60).map(|second| Duration::from_secs(1000 + second)) {
             let is_due = |since: &u64| {
                 let since = Duration::from_secs(*since);

@@ -101,6 +101,28 @@ fn a_node_that_is_down_when_it_is_taken_back_finds_its_order_later() {
 }
 
 #[test]
+fn a_node_that_refuses_what_it_is_taken_back_to_has_answered() {
+    let (mut cluster, canary) = failed(gated());
+    cluster.statuses();
+    cluster.assign();
+    let generation = |cluster: &Cluster| {
+        cluster.snapshot.orders[&canary].0.as_ref().unwrap().metadata.generation.unwrap_or_default()
+    };
+    let ordered = generation(&cluster);
+    for _ in 0..3 {
+        cluster.agent_reports(&canary, in_state("Refused", "it was never in force here"));
+        cluster.statuses();
+        cluster.assign();
+    }
+    assert_eq!((cluster.phase().as_str(), generation(&cluster)), ("RolledBack", ordered));
+    assert_eq!(cluster.verdict("web"), "False RolledBack Stalled");
+    assert_eq!(cluster.stored(&canary), ["tcp_fin_timeout Set 30 by web (rollback)"]);
+    cluster.edit(32);
+    cluster.assign();
+    assert_eq!(cluster.ordered(32), [canary], "it takes part in what comes next");
+}
+
+#[test]
 fn without_a_gate_nothing_is_taken_back() {
     let (mut cluster, canary) = failed(Rollout { soak_seconds: Some(0), ..at_most(1) });
     cluster.statuses();

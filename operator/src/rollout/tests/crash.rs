@@ -299,3 +299,61 @@ fn never_more_in_flight(labels_flap: bool) {
     }
     assert!(samples >= 1000, "{samples}");
 }
+
+/// The canary of four nodes has settled and then fallen silent, its Node still Ready, until the rollout stopped.
+fn silent_canary() -> (Cluster, String) {
+    let mut cluster = completed(4, Some(Rollout { soak_seconds: Some(60), ..at_most(1) }));
+    cluster.edit(31);
+    cluster.turn();
+    let canary = cluster.ordered(31).remove(0);
+    for _ in 0..3 {
+        cluster.pass(20);
+        round(&mut cluster, &canary);
+    }
+    assert_eq!(cluster.verdict("web"), "False NodesLost Stalled");
+    (cluster, canary)
+}
+
+/// A turn in which the agent of one node says nothing.
+fn round(cluster: &mut Cluster, silent: &str) {
+    cluster.assign();
+    for name in names(4).iter().filter(|name| *name != silent) {
+        cluster.agent_reports(name, |_| {});
+    }
+    cluster.statuses();
+}
+
+#[test]
+fn a_lost_node_stays_lost_after_the_operator_restarts() {
+    let (mut cluster, canary) = silent_canary();
+    cluster.history = History::default();
+    cluster.statuses();
+    for _ in 0..6 {
+        cluster.pass(10);
+        round(&mut cluster, &canary);
+        assert_eq!(cluster.ordered(31), std::slice::from_ref(&canary));
+        assert_eq!(cluster.verdict("web"), "False NodesLost Stalled");
+    }
+}
+
+#[test]
+fn a_lost_node_that_reports_after_the_operator_restarted_is_back() {
+    let (mut cluster, _) = silent_canary();
+    cluster.history = History::default();
+    cluster.statuses();
+    cluster.pass(10);
+    cluster.turns(6);
+    assert_eq!(cluster.verdict("web"), "True Applied");
+}
+
+#[test]
+fn a_restart_of_the_operator_costs_a_rollout_without_lost_nodes_nothing() {
+    let mut cluster = completed(4, Some(Rollout { soak_seconds: Some(60), ..at_most(1) }));
+    cluster.edit(31);
+    cluster.turns(2);
+    cluster.history = History::default();
+    cluster.pass(60);
+    cluster.statuses();
+    cluster.assign();
+    assert_eq!(cluster.ordered(31).len(), 2);
+}

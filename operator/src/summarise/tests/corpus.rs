@@ -105,6 +105,11 @@ const TABLE: &[Row] = &[
         web(&mut cluster, Tuning::undecodable);
         cluster
     }),
+    ("operator-error-of-a-watch", "Unknown OperatorError Reconciling", || {
+        let mut cluster = settled(&["n1"]);
+        cluster.failing = Some("nodes: nodes is forbidden".into());
+        cluster
+    }),
 ];
 
 const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];

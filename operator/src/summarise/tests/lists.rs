@@ -2,7 +2,7 @@
 
 use crds::TcpCloseNodeStatus;
 use crds::node::{PodCounts, Pods, Rates, Sockstat, States};
-use crds::tuning::{Canary, Coverage, Gate, RateSums, Rollout, Safety};
+use crds::tuning::{Canary, Coverage, Gate, RateSums, Rollout, Safety, Sysctls};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::settled;
@@ -220,6 +220,96 @@ fn a_status_of_a_rollout_that_failed_for_many_words_takes_8_kilobytes_at_most() 
     assert_eq!((rollout.canaries.len(), rollout.attempted.len(), status.worst.len()), (10, 10, 10));
     let bytes = serde_json::to_vec(&status).unwrap().len();
     assert!(bytes <= 8 * 1024, "{bytes}");
+}
+
+/// Each key of the catalogue.
+fn everything() -> Sysctls {
+    Sysctls {
+        tcp_orphan_retries: Some(4),
+        tcp_max_orphans: Some(65_536),
+        tcp_fin_timeout_seconds: Some(30),
+        tcp_max_tw_buckets: Some(65_536),
+        tcp_tw_reuse: Some(1),
+        tcp_tw_reuse_delay_milliseconds: Some(1000),
+        tcp_timestamps: Some(1),
+        tcp_tw_recycle: Some(0),
+    }
+}
+
+/// Twelve nodes with the longest names, which refuse eight keys for eight reasons while another program changes them, in the
+/// canaries of a gated rollout, and another tuning of the same priority wants other values.
+fn worst_of_all() -> Cluster {
+    let names: Vec<_> = (0..12).map(|n| format!("n{n:0252}")).collect();
+    let long = |letter: &str| letter.repeat(253);
+    let with =
+        |name: String, second| tuning(&name, 30).created(second).with(|spec| spec.sysctls = everything());
+    let mut cluster =
+        Cluster::settled(&names.iter().map(String::as_str).collect::<Vec<_>>(), vec![with("web".into(), 1)]);
+    let rival = with(long("r"), 2).with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31));
+    cluster.snapshot.tunings.push(rival);
+    cluster.edit_tuning("web", |tuning| {
+        tuning.with(|spec| {
+            spec.sysctls.tcp_fin_timeout_seconds = Some(32);
+            let canary = Some(Canary { nodes: Some(10), ..Canary::default() });
+            let gate = Some(Gate::default());
+            let max_concurrent = Some(IntOrString::Int(10));
+            spec.rollout = Some(Rollout { canary, gate, max_concurrent, ..Rollout::default() });
+        })
+    });
+    cluster.assign();
+    cluster.status("web");
+    cluster.pass(1);
+    let message = "evidence ".repeat(57);
+    for (at, name) in names.iter().enumerate() {
+        cluster.agent_reports(name, |status| {
+            for (rule, row) in status.sysctls.iter_mut().enumerate() {
+                let (state, drifts) = if at % 6 == 0 { ("Contended", Some(9)) } else { ("Refused", None) };
+                (row.state, row.drifts) = (state.into(), drifts);
+                row.rule = Some(format!("{rule}{}", "-rule".repeat(12)));
+                row.message = Some(message.clone());
+            }
+            status.sockets = Some(counted(u64::from(u32::MAX), u64::from(u32::MAX)));
+        });
+    }
+    cluster
+}
+
+#[test]
+fn whatever_is_wrong_and_however_long_its_words_a_status_takes_8_kilobytes_at_most() {
+    let mut cluster = worst_of_all();
+    for (turn, ready) in [(0, "False RollingBack"), (1, "False RollingBack")] {
+        let verdict = cluster.verdict("web");
+        assert!(verdict.starts_with(ready), "{turn}: {verdict}");
+        let status = cluster.status("web");
+        let bytes = serde_json::to_vec(&status).unwrap().len();
+        assert!((4 * 1024..=8 * 1024).contains(&bytes), "{bytes}");
+        let kinds: Vec<_> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
+        assert_eq!(kinds, ["Ready", "Reconciling", "Stalled", "Conflicted", "Drifted"]);
+        assert!(status.conditions.iter().all(|condition| !condition.message.is_empty()));
+        assert_eq!(status.rollout.unwrap().canaries.len(), 10);
+        cluster.assign();
+    }
+}
+
+#[test]
+fn a_status_that_is_too_long_loses_words_before_it_loses_nodes() {
+    let names: Vec<_> = (0..12).map(|n| format!("n{n:043}")).collect();
+    let web = tuning("web", 30).with(|spec| spec.sysctls = everything());
+    let mut cluster = Cluster::settled(&names.iter().map(String::as_str).collect::<Vec<_>>(), vec![web]);
+    for name in &names {
+        cluster.agent_reports(name, |status| {
+            for row in &mut status.sysctls {
+                (row.state, row.rule) = ("Refused".into(), Some(row.name.clone()));
+                row.message = Some("evidence ".repeat(57));
+            }
+            status.sockets = Some(counted(u64::from(u32::MAX), u64::from(u32::MAX)));
+        });
+    }
+    let status = cluster.status("web");
+    assert!(serde_json::to_vec(&status).unwrap().len() <= 8 * 1024);
+    assert_eq!((status.worst.len(), status.refusals.len()), (10, 8));
+    assert!(status.worst[0].message.ends_with('…'), "{}", status.worst[0].message);
+    assert!(!status.conditions[0].message.ends_with('…'), "{}", status.conditions[0].message);
 }
 
 #[test]
