@@ -32,6 +32,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub const TURN_MAX: usize = 1000;
 /// For how long a write that was answered is taken for what the cache will show next.
 const SENT_FOR: Duration = Duration::from_secs(10);
+/// By then the cache shows what was taken: a dead watch is noticed within 60 s, and lists anew.
+const SHOWN_BY: Duration = Duration::from_secs(90);
 
 /// A key whose removal was acknowledged.
 #[derive(Clone, Debug, PartialEq)]
@@ -260,7 +262,7 @@ fn keeps_our_value(stored: &TcpCloseNode, entry: &SysctlEntry) -> bool {
 #[derive(Default)]
 pub struct Sent {
     taken: HashMap<String, (Write, Instant)>,
-    /// By node: the version that a patch was planned from.
+    /// By node: the version that a patch was planned from, and until when the cache may still show it.
     tried: HashMap<String, (String, Instant)>,
 }
 
@@ -276,24 +278,30 @@ impl Sent {
 
     /// Nodes whose order was patched a moment ago, and of which the snapshot still shows the one before.
     pub fn unseen(&mut self, snapshot: &Snapshot, now: Instant) -> BTreeSet<String> {
-        self.tried.retain(|name, (version, at)| {
+        self.tried.retain(|name, (version, until)| {
             let shown = snapshot.orders.get(name).and_then(|order| order.meta().resource_version.as_ref());
-            shown == Some(version) && now.duration_since(*at) < SENT_FOR
+            shown == Some(version) && now < *until
         });
         self.tried.keys().cloned().collect()
     }
 
     /// Remembers what is about to be sent: of a request without an answer nobody knows what became of it.
     pub fn note_tried(&mut self, writes: &[Write], now: Instant) {
-        let patches = writes.iter().filter_map(|write| match write {
-            Write::Patch { name, version, .. } => Some((name.clone(), (version.clone()?, now))),
-            Write::Create { .. } | Write::Delete { .. } => None,
-        });
-        self.tried.extend(patches);
+        for write in writes {
+            self.expect(write, now + SENT_FOR);
+        }
+    }
+
+    fn expect(&mut self, write: &Write, until: Instant) {
+        let Write::Patch { name, version: Some(version), .. } = write else { return };
+        let known = self.tried.get(name).filter(|(of, _)| of == version).map(|(_, until)| *until);
+        let until = known.map_or(until, |known| known.max(until));
+        self.tried.insert(name.clone(), (version.clone(), until));
     }
 
     /// Remembers one that was taken.
     pub fn note(&mut self, write: Write, now: Instant) {
+        self.expect(&write, now + SHOWN_BY);
         self.taken.insert(write.node().into(), (write, now));
     }
 }

@@ -200,10 +200,12 @@ fn contest(sysctl: Sysctl, offers: &[Offer<'_>], frozen: Option<&SysctlEntry>) -
 }
 
 /// Whether another tuning is to order a key whose tuning has gone, as soon as its rollout comes to this node: until then the
-/// value stays. Else a tuning that was renamed would be restored everywhere, and applied again.
+/// value stays. Else a tuning that was renamed would be restored everywhere, and applied again. One that is paused, or whose
+/// canary failed, says in its status for whom it keeps the value; one that is back at a stable revision wants no more than that.
 fn is_awaited(last: &SysctlEntry, sysctl: Sysctl, offers: &[Offer<'_>]) -> bool {
+    let is_back = |tuning: &Tuning| tuning.has_failed() && tuning.stable().is_some();
     let others = offers.iter().filter(|offer| offer.tuning.uid != last.tuning.uid);
-    let mut coming = others.filter(|offer| !offer.rollback && !offer.tuning.has_failed());
+    let mut coming = others.filter(|offer| !offer.rollback && !is_back(offer.tuning));
     is_order(last) && coming.any(|offer| offer.spec.sysctls.get(sysctl).is_some())
 }
 

@@ -11,10 +11,12 @@ mod canary;
 pub mod gate;
 pub mod member;
 pub mod place;
+pub mod stray;
 
 pub use advance::{Progress, advance};
 pub use member::{Member, members};
 pub use place::place;
+pub use stray::{Stray, strays};
 
 #[cfg(test)]
 mod tests;

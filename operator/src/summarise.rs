@@ -96,7 +96,8 @@ fn summarise_decoded(
     let members = rollout::members(tuning, snapshot, resolution, &is_reachable);
     let progress = match spec.mode {
         Mode::Enforce => {
-            let mut progress = rollout::advance(tuning, spec, past.status, &members, now.wall);
+            let strays = rollout::strays(tuning, snapshot, &is_reachable);
+            let mut progress = rollout::advance(tuning, spec, past.status, &members, &strays, now.wall);
             let first = !history.knows(&tuning.uid);
             let scene = overdue::Scene { tuning, spec, members: &members, snapshot, past, first };
             scene.excuse(&mut progress, now.wall);

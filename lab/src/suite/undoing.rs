@@ -252,7 +252,8 @@ fn with_fakes(suite: &Suite, work: impl FnOnce() -> Outcome) -> Outcome {
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     suite.cluster.kubectl(&[&["delete", "node"][..], &names].concat())?;
     // The DaemonSet would wait for its pods on them until something else happens to it.
-    let pods = ["delete", "pods", "--namespace", NAMESPACE, "--field-selector=spec.nodeName=", "--wait=false"];
+    let pods =
+        ["delete", "pods", "--namespace", NAMESPACE, "--field-selector=spec.nodeName=", "--wait=false"];
     suite.cluster.kubectl(&pods)?;
     outcome
 }

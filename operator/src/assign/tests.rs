@@ -214,3 +214,24 @@ fn another_order_for_the_same_node_is_sent() {
         sent.note(writes[0].clone(), Instant::now());
     }
 }
+
+#[test]
+fn an_order_that_was_taken_is_unseen_until_a_dead_watch_is_noticed_and_one_that_was_not_for_a_moment() {
+    let mut cluster = Cluster::settled(&["n1", "n2"], vec![tuning("web", 30)]);
+    cluster.edit_tuning("web", |tuning| tuning.with(|spec| spec.sysctls.tcp_fin_timeout_seconds = Some(31)));
+    let (writes, now) = (planned(&cluster), Instant::now());
+    let mut sent = Sent::default();
+    sent.note_tried(&writes, now);
+    sent.note(writes[0].clone(), now);
+    let taken = writes[0].node().to_string();
+    assert_eq!(sent.unseen(&cluster.snapshot, now).len(), 2);
+    for seconds in [10, 60, 89] {
+        let unseen = sent.unseen(&cluster.snapshot, now + Duration::from_secs(seconds));
+        assert_eq!(unseen, BTreeSet::from([taken.clone()]), "{seconds} s");
+    }
+    // Another try changes nothing about that.
+    sent.note_tried(&writes, now);
+    assert!(sent.unseen(&cluster.snapshot, now + Duration::from_secs(60)).contains(&taken));
+    cluster.write(&cluster.resolve());
+    assert_eq!(sent.unseen(&cluster.snapshot, now), BTreeSet::new(), "the cache shows them");
+}

@@ -20,7 +20,7 @@ pub enum Content {
     Stable,
     /// The same, on a node that a later revision has changed: it is taken back.
     Rollback,
-    /// What the node has been ordered.
+    /// What the node has been ordered: neither the spec, nor what completed last.
     AsOrdered,
 }
 
@@ -162,9 +162,11 @@ pub fn orders_of<'a>(order: &'a TcpCloseNode, tuning: &'a str) -> impl Iterator<
     order.spec.sysctls.iter().filter(move |entry| entry.tuning.uid == tuning && is_order(entry))
 }
 
-/// The order that keeps a value as it is: the tuning only observes now.
+/// The order that keeps a value as it is: the tuning only observes now. It is still of the revision that ordered the value:
+/// a node that is down meanwhile has not been ordered a change.
 pub(super) fn hold(last: &SysctlEntry, tuning: &Tuning, spec: &TcpCloseTuningSpec) -> SysctlEntry {
-    entry(&last.name, EntryAction::Hold, last.value, tuning, spec, &Revision::of_spec(tuning, spec))
+    let revision = Revision { name: &last.tuning.revision, ..Revision::of_spec(tuning, spec) };
+    entry(&last.name, EntryAction::Hold, last.value, tuning, spec, &revision)
 }
 
 /// The order of a tuning for one key. What the tuning leaves at its default is left out, so that an order of an earlier

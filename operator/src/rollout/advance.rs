@@ -1,6 +1,7 @@
 //! Advance: what comes next in a rollout, from how far its nodes are. The answer is stored before anybody acts on it: that a
 //! revision failed is known before the first node is taken back.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crds::tuning::{Gate, Phase, RolloutStatus, WhenInconclusive};
@@ -11,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::canary::canaries;
 use super::gate::{self, Verdict};
 use super::place::{failed, fails_too_often};
-use super::{Member, begin};
+use super::{Member, Stray, begin};
 use crate::snapshot::Tuning;
 use crate::summarise::{clip, count, nodes, some};
 
@@ -46,6 +47,8 @@ pub struct Progress {
     pub soaks_until: Option<Timestamp>,
     /// Whether nothing has moved for longer than its author allows.
     pub overdue: bool,
+    /// Whose values stay on nodes until this tuning comes to them, for people; `None`: nobody's.
+    pub inherits: Option<String>,
 }
 
 /// Why a rollout goes no further.
@@ -64,6 +67,7 @@ struct Scene<'m, 'a> {
     tuning: &'m Tuning,
     spec: &'m TcpCloseTuningSpec,
     members: &'m [Member<'a>],
+    strays: &'m [Stray<'a>],
     now: Timestamp,
 }
 
@@ -73,9 +77,10 @@ pub fn advance(
     spec: &TcpCloseTuningSpec,
     stored: Option<&TcpCloseTuningStatus>,
     members: &[Member<'_>],
+    strays: &[Stray<'_>],
     now: Timestamp,
 ) -> Progress {
-    let scene = Scene { tuning, spec, members, now };
+    let scene = Scene { tuning, spec, members, strays, now };
     let mut rollout = scene.look(begin::current(tuning, spec, stored, members));
     for _ in 0..STEPS_MAX {
         match scene.step(&rollout) {
@@ -90,7 +95,6 @@ impl<'a> Scene<'_, 'a> {
     /// The next phase, if it is time for it.
     fn step(&self, rollout: &RolloutStatus) -> Option<RolloutStatus> {
         match begin::phase(rollout) {
-            Phase::Canary if self.is_idle() => Some(self.completed(rollout)),
             Phase::Canary => self.failing(rollout).or_else(|| {
                 let canaries = self.canaries(rollout);
                 let settled =
@@ -103,8 +107,8 @@ impl<'a> Scene<'_, 'a> {
                 goes_on.then(|| to(Phase::RollingOut, rollout))
             }),
             Phase::RollingOut => self.failing(rollout).or_else(|| {
-                let complete = self.is_idle() || self.is_complete(rollout);
-                (complete && !self.fails_too_often(rollout)).then(|| self.completed(rollout))
+                let complete = self.is_complete(rollout) && !self.fails_too_often(rollout);
+                complete.then(|| self.completed(rollout))
             }),
             Phase::Completed => {
                 let given_up = !rollout.attempted.is_empty() || rollout.failed_revision.is_some();
@@ -172,7 +176,7 @@ impl<'a> Scene<'_, 'a> {
     fn judge(&self, gate: &Gate, rollout: &RolloutStatus) -> Verdict {
         let heard = self.members.iter().filter(|member| member.reachable && member.is_concerned());
         let orders = heard.filter_map(|member| member.order);
-        let evidence = gate::evidence(orders, &self.tuning.uid, &rollout.revision);
+        let evidence = gate::evidence(orders, &self.tuning.uid, rollout);
         gate::judge(&evidence, gate.min_connections.unwrap_or(MIN_CONNECTIONS))
     }
 
@@ -198,12 +202,7 @@ impl<'a> Scene<'_, 'a> {
         canaries(self.spec, self.members.iter().filter(has).collect(), able)
     }
 
-    /// Whether the tuning has nothing to do on the nodes that it is for.
-    fn is_idle(&self) -> bool {
-        !self.members.is_empty() && self.members.iter().all(|member| !member.is_concerned())
-    }
-
-    /// Whether every node that can take it has, and one at least.
+    /// Whether every node that can take it has, and one at least: what other tunings keep from every node has run nowhere.
     fn is_complete(&self, rollout: &RolloutStatus) -> bool {
         let mut able = self
             .members
@@ -264,6 +263,21 @@ impl<'a> Scene<'_, 'a> {
         }
     }
 
+    fn in_flight(&self, rollout: &RolloutStatus) -> usize {
+        let members = self.members.iter().filter(|member| member.is_in_flight(rollout)).count();
+        members + self.strays.iter().filter(|stray| stray.is_in_flight(rollout)).count()
+    }
+
+    /// Whose values wait for this tuning, and where.
+    fn inherits(&self) -> Option<String> {
+        let heirs = self.members.iter().filter_map(|member| Some((member.name, member.heir_to?)));
+        let (on, from): (Vec<_>, BTreeSet<_>) = heirs.unzip();
+        (!on.is_empty()).then(|| {
+            let (on, names, from) = (nodes(on.len()), some(on), some(from));
+            format!("what {from} ordered last stays on {on} ({names}) until this one comes to them")
+        })
+    }
+
     fn progress(&self, status: RolloutStatus) -> Progress {
         let phase = begin::phase(&status);
         let rollout = self.spec.rollout.as_ref();
@@ -283,11 +297,12 @@ impl<'a> Scene<'_, 'a> {
         Progress {
             phase,
             concerned: self.members.iter().filter(|member| member.is_concerned()).count(),
-            in_flight: self.members.iter().filter(|member| member.is_in_flight(&status)).count(),
+            in_flight: self.in_flight(&status),
             max_concurrent: begin::max_concurrent(self.spec, &status, self.members),
             halt,
             soaks_until,
             overdue: waited.is_some_and(|waited| waited >= deadline),
+            inherits: self.inherits(),
             status,
         }
     }

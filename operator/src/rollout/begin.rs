@@ -27,6 +27,9 @@ pub fn current(
             if !is_over(&rollout) {
                 rollout.reachable = rollout.reachable.max(reachable(members));
             }
+            if is_unproven(&rollout) && needs_canary(spec, members) {
+                (rollout.phase, rollout.phase_since) = (Phase::Canary.as_str().into(), None);
+            }
             rollout
         }
         // An operator that knew no rollouts has ordered this everywhere.
@@ -98,7 +101,7 @@ fn begin(
     let returns = stable.as_ref().is_some_and(|stable| stable.revision == tuning.revision);
     let phase = if returns {
         Phase::Completed
-    } else if is_watched(spec) || concerned(members) > AT_ONCE {
+    } else if needs_canary(spec, members) {
         Phase::Canary
     } else {
         Phase::RollingOut
@@ -122,6 +125,12 @@ pub fn is_over(rollout: &RolloutStatus) -> bool {
     matches!(phase(rollout), Phase::Completed | Phase::RolledBack)
 }
 
+/// Whether a rollout came after this revision, which was given up or failed: nodes may hold it still.
+pub fn has_given_up(rollout: &RolloutStatus, revision: &str) -> bool {
+    let mut given_up = rollout.attempted.iter().chain(&rollout.failed_revision);
+    revision != rollout.revision && given_up.any(|name| name == revision)
+}
+
 /// The nodes that percentages are of.
 fn reachable(members: &[Member<'_>]) -> u32 {
     let able = members.iter().filter(|member| member.is_concerned() && member.reachable);
@@ -137,12 +146,19 @@ fn attempted(before: &RolloutStatus, revision: &str) -> Vec<String> {
     names.iter().skip(names.len().saturating_sub(ATTEMPTED_MAX)).map(ToString::to_string).collect()
 }
 
-/// Whether its author wants some nodes watched before the others follow.
-fn is_watched(spec: &TcpCloseTuningSpec) -> bool {
+/// Whether some nodes are watched before the others follow: its author wants that, or there are many.
+fn needs_canary(spec: &TcpCloseTuningSpec, members: &[Member<'_>]) -> bool {
     let watches = |rollout: &Rollout| {
         rollout.canary.is_some() || rollout.soak_seconds.is_some() || rollout.gate.is_some()
     };
-    spec.rollout.as_ref().is_some_and(watches)
+    spec.rollout.as_ref().is_some_and(watches) || concerned(members) > AT_ONCE
+}
+
+/// Whether nodes may follow although none has shown how the revision does: it began on few nodes and others came, or other
+/// tunings have taken every node from it since. By what is stored, so that a node that settles meanwhile changes nothing.
+fn is_unproven(rollout: &RolloutStatus) -> bool {
+    let shown = if rollout.canaries.is_empty() { rollout.settled } else { rollout.ordered };
+    phase(rollout) == Phase::RollingOut && shown == 0
 }
 
 fn concerned(members: &[Member<'_>]) -> usize {

@@ -13,7 +13,7 @@ use std::fmt;
 use crds::node::Rates;
 
 use crate::summarise::{nodes, some};
-use compare::{Comparison, Sample, Trial, compare, connections};
+use compare::{Comparison, Sample, Trial, compare, connections, typical};
 
 pub use evidence::evidence;
 pub use figure::{FIGURES, Figure};
@@ -122,7 +122,8 @@ fn judge_figure<'a>(figure: &'static Figure, evidence: &Evidence<'a>) -> Judged<
             None => unknown.push(changed.node),
         }
     }
-    let unchanged = evidence.unchanged.iter().filter_map(|rates| Sample::at_most(figure, rates)).sum();
+    let unchanged = evidence.unchanged.iter().filter_map(|rates| Sample::at_most(figure, rates));
+    let unchanged = typical(unchanged.collect());
     if let Some(worse) = Worse::find(figure, &trials, unchanged) {
         return Judged::Worse(worse);
     }

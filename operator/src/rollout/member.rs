@@ -6,7 +6,8 @@ use crds::state::State;
 use crds::tuning::RolloutStatus;
 use sha2::{Digest, Sha256};
 
-use crate::resolve::{Resolution, Standing, is_acknowledged, is_order, orders_of};
+use super::begin::has_given_up;
+use crate::resolve::{Claim, Resolution, Standing, is_acknowledged, is_order, orders_of};
 use crate::snapshot::{Node, Snapshot, Tuning};
 
 /// A node that a tuning is for.
@@ -24,6 +25,8 @@ pub struct Member<'a> {
     pub holds: Option<&'a str>,
     /// Whether the spec orders something there that no other tuning does.
     wins: bool,
+    /// The tuning that ordered last what this one is to order, and orders it no longer.
+    pub heir_to: Option<&'a str>,
     /// Whether its kubelet and its agent are heard.
     pub reachable: bool,
     /// Whether its agent has carried out the order as it stands, with every sysctl of the tuning read back.
@@ -44,21 +47,21 @@ pub fn members<'a>(
 ) -> Vec<Member<'a>> {
     let matched = snapshot.nodes.iter().filter(|(_, node)| tuning.matches(node));
     let members = matched.map(|(name, node)| {
-        let mut claims = wants.orders.get(name).into_iter().flat_map(|order| &order.claims);
-        let wins = claims.any(|claim| claim.tuning == tuning.uid && claim.standing == Standing::Wins);
+        let claims = wants.orders.get(name).map_or(&[][..], |order| &order.claims);
+        let wins = claims.iter().any(|claim| claim.tuning == tuning.uid && claim.standing == Standing::Wins);
         let order = snapshot.order_of(node);
-        Member::new(name, node, order, &tuning.uid, wins, is_reachable(node, order))
+        let heir_to = order.and_then(|order| heir_to(order, &tuning.uid, claims));
+        Member { wins, heir_to, ..Member::new(name, node, order, &tuning.uid, is_reachable(node, order)) }
     });
     members.collect()
 }
 
 impl<'a> Member<'a> {
-    fn new(
+    pub(super) fn new(
         name: &'a str,
         node: &'a Node,
         order: Option<&'a TcpCloseNode>,
         tuning: &'a str,
-        wins: bool,
         reachable: bool,
     ) -> Self {
         let entries = || own_entries(order, tuning);
@@ -74,7 +77,8 @@ impl<'a> Member<'a> {
             order,
             tuning,
             holds: holds.map(|entry| entry.tuning.revision.as_str()),
-            wins,
+            wins: false,
+            heir_to: None,
             reachable,
             settled: order.is_some_and(is_acknowledged) && read_back,
             failure: failed.map(|row| row.message.as_deref().unwrap_or(&row.state)),
@@ -106,9 +110,7 @@ impl<'a> Member<'a> {
 
     /// Whether it holds a revision that was given up.
     pub fn has_abandoned(&self, rollout: &RolloutStatus) -> bool {
-        let given_up = rollout.attempted.iter().chain(&rollout.failed_revision);
-        self.holds
-            .is_some_and(|holds| holds != rollout.revision && given_up.into_iter().any(|name| name == holds))
+        self.holds.is_some_and(|holds| has_given_up(rollout, holds))
     }
 
     /// Whether it keeps a slot: it was ordered a change and has not settled, or cannot be reached since.
@@ -150,7 +152,21 @@ impl<'a> Member<'a> {
     }
 }
 
-fn own_entries<'a>(order: Option<&'a TcpCloseNode>, tuning: &str) -> impl Iterator<Item = &'a SysctlEntry> {
+/// Whose value stays on a node until this tuning comes to it.
+fn heir_to<'a>(order: &'a TcpCloseNode, tuning: &str, claims: &[Claim]) -> Option<&'a str> {
+    let others = order.spec.sysctls.iter().filter(|entry| entry.tuning.uid != tuning && is_order(entry));
+    let mut left = others.filter(|entry| {
+        let mut of_key = claims.iter().filter(|claim| claim.sysctl.name() == entry.name);
+        let is_ours = |claim: &Claim| claim.tuning == tuning && claim.standing == Standing::Wins;
+        of_key.clone().any(is_ours) && of_key.all(|claim| claim.tuning != entry.tuning.uid)
+    });
+    left.next().map(|entry| entry.tuning.name.as_str())
+}
+
+pub(super) fn own_entries<'a>(
+    order: Option<&'a TcpCloseNode>,
+    tuning: &str,
+) -> impl Iterator<Item = &'a SysctlEntry> {
     order.into_iter().flat_map(|order| &order.spec.sysctls).filter(move |entry| entry.tuning.uid == tuning)
 }
 

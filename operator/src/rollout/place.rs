@@ -7,6 +7,7 @@ use crds::tuning::{Mode, Phase, RolloutStatus};
 
 use super::canary::canaries;
 use super::member::IsReachable;
+use super::stray::{Stray, strays};
 use super::{Member, begin, members};
 use crate::resolve::{Content, Contents, Resolution, precedence};
 use crate::snapshot::{Snapshot, Tuning};
@@ -17,6 +18,7 @@ struct Rolling<'a> {
     spec: &'a TcpCloseTuningSpec,
     rollout: RolloutStatus,
     members: Vec<Member<'a>>,
+    strays: Vec<Stray<'a>>,
 }
 
 /// The contents of all tunings. `unseen` are nodes whose order was written a moment ago, which the snapshot may not show.
@@ -33,7 +35,8 @@ pub fn place(
         .map(|(tuning, spec)| {
             let members = members(tuning, snapshot, wants, is_reachable);
             let rollout = begin::current(tuning, spec, tuning.status.as_ref(), &members);
-            Rolling { tuning, spec, rollout, members }
+            let strays = strays(tuning, snapshot, is_reachable);
+            Rolling { tuning, spec, rollout, members, strays }
         })
         .collect();
     all.sort_by_cached_key(|rolling| precedence(rolling.tuning, rolling.spec));
@@ -64,7 +67,7 @@ impl<'a> Rolling<'a> {
 
     /// The nodes that take the change in this pass.
     fn grants(&self, taken: &BTreeSet<&str>, unseen: &BTreeSet<String>) -> BTreeSet<&'a str> {
-        let Self { spec, rollout, members, .. } = self;
+        let Self { spec, rollout, members, strays, .. } = self;
         let is_paused = spec.rollout.as_ref().and_then(|rollout| rollout.paused).unwrap_or_default();
         if is_paused || fails_too_often(spec, rollout, members) {
             return BTreeSet::new();
@@ -72,7 +75,9 @@ impl<'a> Rolling<'a> {
         let is_unseen = |member: &&Member<'_>| unseen.contains(member.name);
         let in_flight =
             members.iter().filter(|member| member.is_in_flight(rollout) || is_unseen(member)).count();
-        let room = begin::max_concurrent(spec, rollout, members).saturating_sub(in_flight);
+        let astray =
+            strays.iter().filter(|it| it.is_in_flight(rollout) || unseen.contains(it.name())).count();
+        let room = begin::max_concurrent(spec, rollout, members).saturating_sub(in_flight + astray);
         let able = members
             .iter()
             .filter(|member| member.is_able(&rollout.revision) && !taken.contains(member.name))
@@ -102,6 +107,7 @@ impl<'a> Rolling<'a> {
     fn content(&self, member: &Member<'_>, granted: bool) -> Content {
         let rollout = &self.rollout;
         let has = granted || member.has(&rollout.revision);
+        let stable = rollout.stable.as_ref().map(|stable| stable.revision.as_str());
         let failed = rollout.failed_revision.is_some() && member.holds == rollout.failed_revision.as_deref();
         match self.phase() {
             Phase::Completed if member.has_abandoned(rollout) => Content::Rollback,
@@ -111,7 +117,9 @@ impl<'a> Rolling<'a> {
             }
             _ if has => Content::Spec,
             _ if failed => Content::Rollback,
-            _ if member.holds.is_some() => Content::AsOrdered,
+            Phase::RollingBack | Phase::RolledBack if stable.is_some() => Content::Stable,
+            _ if member.holds.is_some() && member.holds != stable => Content::AsOrdered,
+            // Also where it is stable there already: what another tuning has taken of it may come back.
             _ => Content::Stable,
         }
     }

@@ -10,7 +10,10 @@ mod back;
 mod crash;
 mod forward;
 mod gated;
+mod heirs;
 mod overdue;
+mod overridden;
+mod slots;
 
 /// So many Ready nodes, `n01`, `n02`.
 fn names(many: usize) -> Vec<String> {

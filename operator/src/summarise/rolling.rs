@@ -14,13 +14,22 @@ use crate::rollout::advance::{Halt, Progress};
 use crate::snapshot::RETRY_AT;
 
 impl Scene<'_> {
-    /// A rollout that has not reached every node. One that takes all of a few nodes at once is an order like any other.
+    /// A rollout that has not reached every node, and what stays meanwhile of tunings that have gone.
     pub(super) fn rolling(&self) -> Option<Situation> {
         let progress = self.progress.as_ref()?;
+        let (ready, reason, work, message) = self.in_phase(progress)?;
+        let parts: Vec<_> = [message].into_iter().chain(progress.inherits.clone()).collect();
+        Some((ready, reason, work, parts.join("; ")))
+    }
+
+    /// What its phase says. One that takes all of a few nodes at once is an order like any other.
+    fn in_phase(&self, progress: &Progress) -> Option<Situation> {
         let (reason, work, message) = match progress.phase {
             Phase::Completed => return None,
             Phase::RollingBack => (Reason::RollingBack, Work::UnderWay, self.rolling_back(progress)),
             Phase::RolledBack => (Reason::RolledBack, Work::Stuck, rolled_back(progress)),
+            // Other tunings have every node: they say what is in force there.
+            _ if progress.concerned == 0 => return None,
             _ if progress.halt == Some(Halt::Paused) => {
                 (Reason::Paused, Work::Settled, format!("rollout.paused: {}", reached(progress)))
             }

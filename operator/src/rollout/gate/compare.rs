@@ -12,6 +12,8 @@ use super::figure::Figure;
 
 /// Fewer connections than this are nothing to compare with, and no node is judged alone by fewer.
 const COMPARABLE: f64 = 100.0;
+/// Fewer nodes than this make three groups, of which one may be wrong; more make five, of which two may.
+const FEW: usize = 10;
 /// No more events than this are chance, in however few connections.
 const CHANCE: f64 = 10.0;
 
@@ -65,6 +67,36 @@ impl Sum for Sample {
             connections: sum.connections + sample.connections,
         })
     }
+}
+
+/// How unchanged nodes fare. What one of them reports may be nonsense, or a lie: it must make neither every change look
+/// harmless nor what happens to all of them look like the change's doing. So they are summed in a few groups with about as
+/// many connections each, and the group in the middle stands for all. One or two nodes have no middle.
+pub(super) fn typical(mut samples: Vec<Sample>) -> Sample {
+    let many = match samples.len() {
+        0..=2 => return samples.into_iter().sum(),
+        3..FEW => 3,
+        _ => 5,
+    };
+    samples.sort_by(|one, other| other.connections.total_cmp(&one.connections));
+    let mut groups = vec![Sample::default(); many];
+    for sample in samples {
+        let by_connections =
+            |one: &&mut Sample, other: &&mut Sample| one.connections.total_cmp(&other.connections);
+        if let Some(least) = groups.iter_mut().min_by(by_connections) {
+            *least = [*least, sample].into_iter().sum();
+        }
+    }
+    let connections = middle(groups.iter().map(|group| group.connections)) * float(many as u64);
+    let share = middle(groups.iter().map(|group| group.events / group.connections.max(1.0)));
+    Sample { events: share * connections, connections }
+}
+
+/// The one in the middle of an odd number.
+fn middle(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<_> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or_default()
 }
 
 /// One changed node.

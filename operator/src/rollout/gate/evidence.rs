@@ -2,28 +2,32 @@
 
 use crds::node::{EntryAction, SysctlStatus};
 use crds::state::State;
+use crds::tuning::RolloutStatus;
 use crds::{TcpCloseNode, TcpCloseNodeStatus};
 
 use super::{Changed, Evidence};
-use crate::resolve::is_acknowledged;
+use crate::resolve::{is_acknowledged, orders_of};
+use crate::rollout::begin::has_given_up;
 
-/// The evidence about a revision of the tuning with this uid, from the orders and reports of the nodes that it matches.
+/// The evidence about a rollout of the tuning with this uid, from the orders and reports of the nodes that it matches.
 ///
 /// A node counts as changed when it has acknowledged the revision and something of it is in force there; until then it
-/// says nothing, neither for the change nor of how things are without it.
+/// says nothing, neither for the change nor of how things are without it. Nor does one that holds a revision which was given up:
+/// that may have been as bad.
 pub fn evidence<'a>(
     orders: impl IntoIterator<Item = &'a TcpCloseNode>,
     tuning: &str,
-    revision: &str,
+    rollout: &RolloutStatus,
 ) -> Evidence<'a> {
     let mut evidence = Evidence::default();
     for order in orders {
         let Some(status) = &order.status else { continue };
-        let ordered = ordered(order, tuning, revision);
-        if ordered.is_empty() {
+        let ordered = ordered(order, tuning, &rollout.revision);
+        if !ordered.is_empty() {
+            let changed = changed(order, status, &ordered, rollout);
+            evidence.changed.extend(changed.filter(|_| is_acknowledged(order)));
+        } else if !orders_of(order, tuning).any(|entry| has_given_up(rollout, &entry.tuning.revision)) {
             evidence.unchanged.extend(&status.rates);
-        } else if is_acknowledged(order) {
-            evidence.changed.extend(changed(order, status, &ordered));
         }
     }
     evidence
@@ -42,14 +46,23 @@ fn changed<'a>(
     order: &'a TcpCloseNode,
     status: &'a TcpCloseNodeStatus,
     ordered: &[&str],
+    rollout: &RolloutStatus,
 ) -> Option<Changed<'a>> {
+    let node = order.metadata.name.as_deref().unwrap_or_default();
     let mut rows = status.sysctls.iter().filter(|row| ordered.contains(&row.name.as_str()));
     rows.any(is_in_force).then(|| Changed {
-        node: order.metadata.name.as_deref().unwrap_or_default(),
-        before: status.rates_before.as_ref(),
+        node,
+        before: status.rates_before.as_ref().filter(|_| has_own_past(node, rollout)),
         // An agent begins to count anew when it changes a value, so none of this is from before.
         since: status.rates_since.as_ref().or(status.rates.as_ref()),
     })
+}
+
+/// The same nodes go first at every edit: what went first before and was given up for this one, without being taken back, is
+/// what the canaries held until they took this one. Such a past is none.
+fn has_own_past(node: &str, rollout: &RolloutStatus) -> bool {
+    let left = rollout.attempted.iter().any(|name| Some(name) != rollout.failed_revision.as_ref());
+    !(left && rollout.canaries.iter().any(|name| name == node))
 }
 
 fn is_in_force(row: &SysctlStatus) -> bool {
@@ -84,7 +97,7 @@ mod tests {
     fn told(cluster: &Cluster) -> (Vec<String>, Vec<u64>) {
         let tuning = &cluster.snapshot.tunings[0];
         let orders = cluster.snapshot.orders.values().filter_map(|order| order.0.as_ref().ok());
-        let evidence = evidence(orders, &tuning.uid, &tuning.revision);
+        let evidence = evidence(orders, &tuning.uid, tuning.rollout().unwrap());
         let overflows = |rates: &Rates| rates.overflows.unwrap();
         let tell = |rates: Option<&Rates>| rates.map_or("?".into(), |rates| overflows(rates).to_string());
         let changed = evidence
@@ -114,6 +127,40 @@ mod tests {
         let mut cluster = half_way();
         cluster.edit_order("node-1", |order| order.metadata.generation = Some(99));
         assert_eq!(told(&cluster), (vec![], vec![1]));
+    }
+
+    /// The rollout of what `node-1` holds, which went first there, after `earlier` was given up.
+    fn after_earlier(change: impl FnOnce(&mut RolloutStatus)) -> Cluster {
+        let mut cluster = half_way();
+        cluster.agent_reports("node-1", |status| {
+            (status.rates, status.rates_before) = (Some(rates(9)), Some(rates(5)));
+        });
+        let rollout = cluster.snapshot.tunings[0].status.as_mut().unwrap().rollout.as_mut().unwrap();
+        (rollout.attempted, rollout.canaries) = (vec!["earlier".into()], vec!["node-1".into()]);
+        change(rollout);
+        cluster
+    }
+
+    #[test]
+    fn a_node_on_a_revision_that_was_given_up_is_not_unchanged() {
+        assert_eq!(told(&after_earlier(|_| {})).1, [0; 0]);
+        let failed = after_earlier(|rollout| {
+            (rollout.attempted, rollout.failed_revision) = (vec![], Some("earlier".into()));
+        });
+        assert_eq!(told(&failed).1, [0; 0]);
+    }
+
+    #[test]
+    fn a_canary_that_held_a_revision_that_was_given_up_has_no_past() {
+        assert_eq!(told(&after_earlier(|_| {})).0, ["node-1 ? -> 9"]);
+        let later = after_earlier(|rollout| rollout.canaries.clear());
+        assert_eq!(told(&later).0, ["node-1 5 -> 9"], "one that did not go first came from what is stable");
+    }
+
+    #[test]
+    fn a_canary_that_was_taken_back_after_a_failure_has_a_past() {
+        let failed = after_earlier(|rollout| rollout.failed_revision = Some("earlier".into()));
+        assert_eq!(told(&failed).0, ["node-1 5 -> 9"]);
     }
 
     #[test]

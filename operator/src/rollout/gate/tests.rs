@@ -119,6 +119,58 @@ fn what_happens_to_all_nodes_is_not_the_changes_doing() {
     failed(canary(&quiet(3000), &outage, &quiet(3000)));
 }
 
+/// Honest nodes, one of which reports something else.
+fn among<'a>(honest: &'a Rates, many: usize, other: &'a Rates) -> Vec<&'a Rates> {
+    std::iter::repeat_n(honest, many).chain([other]).collect()
+}
+
+#[test]
+fn one_node_that_lies_neither_hides_a_bad_change_nor_fails_a_good_one() {
+    let (quiet, outage) = (quiet(2000), Rates { failed_connects: Some(300), ..quiet(2000) });
+    let bad = overflowing(424, 2000);
+    let most = Some(u64::from(u32::MAX));
+    let sick = Rates { overflows: most, failed_connects: most, connects: Some(200), ..quiet };
+    let idle = Rates { connects: most, ..quiet };
+    let sicker = Rates { connects: most, ..sick };
+    for many in [2, 3, 4, 10, 50] {
+        for lie in [&sick, &idle, &sicker] {
+            let canary = |since, honest| {
+                let unchanged = among(honest, many, lie);
+                judge(&Evidence { changed: vec![changed("node-1", &quiet, since)], unchanged }, MIN)
+            };
+            failed(canary(&bad, &quiet));
+            failed(canary(&outage, &quiet));
+            for (since, honest) in [(&quiet, &quiet), (&outage, &outage)] {
+                let verdict = canary(since, honest);
+                assert!(is_passed(&verdict), "{many} honest nodes and {lie:?}: {verdict:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn two_of_ten_nodes_may_lie() {
+    let (honest, bad) = (quiet(2000), overflowing(424, 2000));
+    let lie = overflowing(u64::from(u32::MAX), 2000);
+    let mut unchanged = among(&honest, 8, &lie);
+    unchanged.push(&lie);
+    failed(judge(&Evidence { changed: vec![changed("node-1", &honest, &bad)], unchanged }, MIN));
+}
+
+#[test]
+fn many_nodes_that_fare_alike_are_compared_with_as_one_with_all_their_connections() {
+    let (past, since) = (overflowing(4, 2000), overflowing(424, 2000));
+    let against = |unchanged: Vec<Rates>| {
+        let changed = vec![changed("node-1", &past, &since)];
+        failed(judge(&Evidence { changed, unchanged: unchanged.iter().collect() }, MIN))
+    };
+    let together = against(vec![overflowing(600, 60_000)]);
+    for many in [3, 10, 30] {
+        let each = overflowing(600 / many, 60_000 / many);
+        assert_eq!(against((0..many).map(|_| each).collect()), together, "{many} nodes");
+    }
+}
+
 #[test]
 fn a_node_that_always_did_worse_than_the_others_does_not_fail_for_that() {
     let noisy = Rates { resets_sent: Some(1500), ..quiet(3000) };

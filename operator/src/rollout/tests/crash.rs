@@ -10,7 +10,6 @@ use crds::TcpCloseTuningStatus;
 use super::*;
 use crate::assign::{self, Sent, Write};
 use crate::history::History;
-use crate::resolve::is_acknowledged;
 use crate::run::resolve_now;
 use crate::snapshot::OrderObject;
 
@@ -18,6 +17,8 @@ use crate::snapshot::OrderObject;
 struct Operator {
     cluster: Cluster,
     sent: Sent,
+    /// The generation at which a node was ordered another revision than the first.
+    changed: BTreeMap<String, i64>,
     /// What the cache still shows of some nodes.
     stale: BTreeMap<String, Arc<OrderObject>>,
     writes: usize,
@@ -26,7 +27,8 @@ struct Operator {
 
 impl Operator {
     fn new(cluster: Cluster, ends_after: Option<usize>) -> Self {
-        Self { cluster, sent: Sent::default(), stale: BTreeMap::new(), writes: 0, ends_after }
+        let (sent, changed, stale) = (Sent::default(), BTreeMap::new(), BTreeMap::new());
+        Self { cluster, sent, changed, stale, writes: 0, ends_after }
     }
 
     /// Whether the write that was just made was its last.
@@ -71,11 +73,23 @@ impl Operator {
                 continue;
             }
             self.cluster.take(&write, &resolution);
+            self.note_change(write.node());
             self.sent.note(write, now);
             if self.ends() {
                 return;
             }
         }
+    }
+
+    fn note_change(&mut self, node: &str) {
+        let first = tuning("web", 30).revision;
+        let order = self.cluster.snapshot.orders[node].0.as_ref().unwrap();
+        match order.spec.sysctls.iter().find(|entry| entry.value.is_some()) {
+            Some(entry) if entry.tuning.revision == first => self.changed.remove(node),
+            Some(_) => self.changed.insert(node.into(), order.metadata.generation.unwrap()),
+            // It puts back what it was ordered.
+            None => None,
+        };
     }
 
     fn report(&mut self) {
@@ -93,12 +107,13 @@ impl Operator {
         }
     }
 
-    /// Nodes that were ordered another value than 30 and have not acknowledged it.
+    /// Nodes that were ordered another revision than the first, not that one again, and have acknowledged nothing since.
     fn in_flight(&self) -> usize {
-        let orders = &self.cluster.snapshot.orders;
-        let stable = self.cluster.ordered(30);
-        let moving = orders.iter().filter(|(name, _)| !stable.contains(name));
-        moving.filter(|(_, order)| !is_acknowledged(order.0.as_ref().unwrap())).count()
+        let heard = |name: &String| {
+            let order = self.cluster.snapshot.orders[name].0.as_ref().unwrap();
+            order.status.as_ref().map(|status| status.observed_generation)
+        };
+        self.changed.iter().filter(|(name, generation)| heard(name) < Some(**generation)).count()
     }
 
     /// All that is left in the end, without the times.
@@ -203,14 +218,29 @@ impl Dice {
 
 #[test]
 fn never_are_more_in_flight_than_may_be_whoever_is_ended_and_whatever_the_cache_shows() {
+    never_more_in_flight(false);
+}
+
+#[test]
+fn never_are_more_in_flight_than_may_be_whichever_labels_come_and_go() {
+    never_more_in_flight(true);
+}
+
+fn never_more_in_flight(labels_flap: bool) {
     const NODES: usize = 8;
     let mut samples = 0;
-    for seed in 0..70 {
+    for seed in 0..if labels_flap { 25 } else { 70 } {
         let mut dice = Dice(seed);
         let max = 1 + dice.roll(4);
         let rollout = Rollout { soak_seconds: Some(10), ..at_most(i32::try_from(max).unwrap()) };
         let mut operator = Operator::new(completed(NODES, Some(rollout)), None);
-        operator.cluster.change(|spec| spec.max_failed_nodes = Some(IntOrString::Int(8)));
+        for name in names(NODES) {
+            operator.cluster.label(&name, "role", "web");
+        }
+        operator.cluster.change(|spec| {
+            spec.max_failed_nodes = Some(IntOrString::Int(8));
+            spec.node_selector = selector("role", "web");
+        });
         operator.cluster.edit(31);
         for round in 0..60 {
             // Whose agents are dead, whose machines, and what of the cluster the cache has not seen yet.
@@ -219,6 +249,10 @@ fn never_are_more_in_flight_than_may_be_whoever_is_ended_and_whatever_the_cache_
             operator.order();
             if dice.roll(9) == 0 {
                 operator.cluster.edit(31 + i64::try_from(dice.roll(3)).unwrap());
+            }
+            for name in names(NODES).iter().filter(|_| labels_flap) {
+                let role = if dice.roll(6) == 0 { "idle" } else { "web" };
+                operator.cluster.label(name, "role", role);
             }
             let lag = dice.some(NODES, 2);
             operator.stale = before.into_iter().filter(|(name, _)| lag.contains(name)).collect();
@@ -254,8 +288,9 @@ fn never_are_more_in_flight_than_may_be_whoever_is_ended_and_whatever_the_cache_
         }
         for name in names(NODES) {
             operator.cluster.ready(&name);
+            operator.cluster.label(&name, "role", "web");
         }
-        for _ in 0..20 {
+        for _ in 0..40 {
             operator.turn();
             operator.cluster.agents_apply();
             operator.cluster.pass(1);

@@ -391,13 +391,31 @@ fn a_node_takes_part_in_one_rollout_at_a_time() {
 }
 
 #[test]
-fn a_winner_that_goes_leaves_its_loser_in_force_at_once() {
-    let loser = tuning("loser", 20).with(|spec| spec.rollout = Some(at_most(1)));
-    let mut cluster = Cluster::settled(&["n1", "n2"], vec![loser, tuning("web", 30).priority(1)]);
-    cluster.statuses();
-    cluster.delete_tuning("web");
-    cluster.assign();
-    assert_eq!(cluster.ordered(20).len(), 2);
+fn nodes_that_come_to_a_rollout_of_few_are_led_by_a_canary() {
+    for before in [0, 5] {
+        let names = names(30);
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let web = tuning("web", 30).with(|spec| spec.node_selector = selector("role", "web"));
+        let mut cluster = Cluster::new(&names, vec![web]);
+        for name in &names[..before] {
+            cluster.label(name, "role", "web");
+        }
+        cluster.turn();
+        assert_eq!(cluster.phase(), "RollingOut");
+        cluster.assign();
+        for name in &names {
+            cluster.label(name, "role", "web");
+        }
+        cluster.assign();
+        assert_eq!(cluster.ordered(30).len(), before.max(1));
+        cluster.agents_apply();
+        assert_eq!(cluster.verdict("web"), "False Soaking Reconciling");
+        cluster.assign();
+        assert_eq!(cluster.ordered(30).len(), before.max(1));
+        cluster.pass(60);
+        cluster.turns(30);
+        assert_eq!(cluster.verdict("web"), "True Applied");
+    }
 }
 
 #[test]
