@@ -107,7 +107,7 @@ mod tests {
         let probed = idle + kernel.tcp_keepalive_retries().unwrap() * probe;
         assert_eq!(probed, Duration::from_secs(50));
         // With both set the kernel looks at this one, whenever a probe is due.
-        assert!(kernel.tcp_user_timeout().unwrap() < Some(probed));
+        assert!(kernel.tcp_user_timeout().unwrap().is_some_and(|unacknowledged| unacknowledged < probed));
     }
 
     #[test]
