@@ -2,7 +2,8 @@
 //! the API server.
 //!
 //! A write names the version of the object that it was planned from. If somebody was faster, or the cache was old, the API
-//! server answers 409; that is no error, because the event that made us late leads to a new plan.
+//! server answers 409; that is no error, because the event that made us late leads to a new plan. Nothing is deleted on the
+//! cache's word alone: a watch that is dead for a minute does not know a node that has joined meanwhile.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -44,6 +45,22 @@ pub struct Removed {
     pub skipped: Option<String>,
 }
 
+/// An object whose Node is gone, as the cache has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// The uid of the object.
+    pub uid: String,
+    /// The uid of its Node; `None` where the object cannot be decoded.
+    pub node_uid: Option<String>,
+}
+
+impl Orphan {
+    fn of(object: &OrderObject) -> Self {
+        let node_uid = object.0.as_ref().ok().map(|stored| stored.spec.node_uid.clone());
+        Self { uid: object.meta().uid.clone().unwrap_or_default(), node_uid }
+    }
+}
+
 /// One write to one node's object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
@@ -51,8 +68,8 @@ pub enum Write {
     Create {
         /// The new object.
         object: Box<TcpCloseNode>,
-        /// The uid of an object that an earlier Node of this name has left; it goes first.
-        instead_of: Option<String>,
+        /// What an earlier Node of this name has left; it goes first.
+        instead_of: Option<Orphan>,
     },
     /// The order has changed.
     Patch {
@@ -71,8 +88,8 @@ pub enum Write {
     Delete {
         /// The node.
         name: String,
-        /// The uid of the object.
-        uid: String,
+        /// What it has left.
+        orphan: Orphan,
         /// Keys that the node never said it had put back.
         not_restored: Vec<String>,
         /// Whether it had been asked to put one of them back.
@@ -93,7 +110,7 @@ impl Write {
     pub fn uid(&self) -> Option<&str> {
         match self {
             Self::Create { .. } => None,
-            Self::Patch { uid, .. } | Self::Delete { uid, .. } => Some(uid),
+            Self::Patch { uid, .. } | Self::Delete { orphan: Orphan { uid, .. }, .. } => Some(uid),
         }
     }
 }
@@ -171,11 +188,13 @@ fn plan_node(
         sysctls: order.entries.clone(),
         observe: order.observe.clone(),
     };
-    let stored = snapshot.orders.get(node.name()).and_then(|object| object.0.as_ref().ok());
+    let object = snapshot.orders.get(node.name());
+    let stored = object.and_then(|object| object.0.as_ref().ok());
     match stored {
         None => Some(Write::Create { object: Box::new(new_object(node, spec)), instead_of: None }),
         Some(stored) if stored.spec.node_uid != spec.node_uid => {
-            Some(Write::Create { object: Box::new(new_object(node, spec)), instead_of: stored.uid() })
+            let instead_of = object.map(|object| Orphan::of(object));
+            Some(Write::Create { object: Box::new(new_object(node, spec)), instead_of })
         }
         Some(stored) if stored.spec == spec || snapshot.switch.freezes() => None,
         Some(stored) => Some(patch(stored, spec)),
@@ -238,7 +257,7 @@ fn delete(name: &str, object: &OrderObject) -> Write {
     let entries: Vec<_> = keeping.into_iter().flatten().collect();
     Write::Delete {
         name: name.into(),
-        uid: object.meta().uid.clone().unwrap_or_default(),
+        orphan: Orphan::of(object),
         not_restored: entries.iter().map(|entry| entry.name.clone()).collect(),
         asked: entries.iter().any(|entry| entry.action == EntryAction::Restore),
     }
@@ -318,6 +337,9 @@ pub enum Error {
     /// The object of a Node that is gone was not deleted.
     #[error("delete TcpCloseNode {1}, whose Node is gone")]
     Delete(#[source] kube::Error, String),
+    /// Whether a Node is gone could not be found out.
+    #[error("look whether Node {1} is gone, to delete its TcpCloseNode")]
+    Look(#[source] kube::Error, String),
     /// The API server did not answer.
     #[error("TcpCloseNode {node}: no answer within {} s", TIMEOUT.as_secs())]
     Timeout {
@@ -369,8 +391,8 @@ async fn send(client: &Client, write: &Write) -> Result<Taken, Error> {
     match write {
         Write::Create { object, instead_of } => {
             let name = write.node();
-            if let Some(uid) = instead_of
-                && let Taken::TooLate = delete_uid(client, name, uid).await?
+            if let Some(orphan) = instead_of
+                && let Taken::TooLate = delete_orphan(client, name, orphan).await?
             {
                 return Ok(Taken::TooLate);
             }
@@ -383,12 +405,18 @@ async fn send(client: &Client, write: &Write) -> Result<Taken, Error> {
             let patched = api.patch(name, &params, &Patch::Merge(patch)).await;
             taken(patched, |error| Error::Order(error, name.clone()))
         }
-        Write::Delete { name, uid, .. } => delete_uid(client, name, uid).await,
+        Write::Delete { name, orphan, .. } => delete_orphan(client, name, orphan).await,
     }
 }
 
-async fn delete_uid(client: &Client, name: &str, uid: &str) -> Result<Taken, Error> {
-    let this_one = Preconditions { uid: Some(uid.into()), resource_version: None };
+async fn delete_orphan(client: &Client, name: &str, orphan: &Orphan) -> Result<Taken, Error> {
+    let look = Api::<Node>::all(client.clone()).get_metadata_opt(name).await;
+    let node = look.map_err(|error| Error::Look(error, name.into()))?;
+    if node.is_some_and(|node| orphan.node_uid.is_none() || orphan.node_uid == node.uid()) {
+        // The cache has yet to hear of it.
+        return Ok(Taken::TooLate);
+    }
+    let this_one = Preconditions { uid: Some(orphan.uid.clone()), resource_version: None };
     let params = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
     // The answer to a deletion is the object, which may be one that cannot be decoded.
     match Api::<OrderObject>::all(client.clone()).delete(name, &params).await {

@@ -26,6 +26,8 @@ const SOCKETS_ALONE: Duration = Duration::from_secs(30);
 /// Those that ride along, and counts of nodes, do not change more often than this.
 const COUNTS: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A status that others are faster than every time waits for the next turn, which their writes bring about.
+const ATTEMPTS: usize = 5;
 
 /// How long ago what was written. `None`: not by this operator.
 #[derive(Clone, Copy, Debug, Default)]
@@ -111,7 +113,7 @@ fn with_sockets_of(fresh: TcpCloseTuningStatus, stored: &TcpCloseTuningStatus) -
 }
 
 /// The status of a tuning. What it does not say is removed.
-fn whole(tuning: &Tuning, version: Option<&str>, status: &TcpCloseTuningStatus) -> Value {
+fn whole(tuning: &Tuning, version: &str, status: &TcpCloseTuningStatus) -> Value {
     json!({
         "apiVersion": TuningObject::api_version(&()),
         "kind": TuningObject::kind(&()),
@@ -121,7 +123,7 @@ fn whole(tuning: &Tuning, version: Option<&str>, status: &TcpCloseTuningStatus) 
 }
 
 /// The status of a tuning that cannot be decoded: how far its rollout is cannot be read either, and stays.
-fn without_rollout(tuning: &Tuning, version: Option<&str>, status: &TcpCloseTuningStatus) -> Value {
+fn without_rollout(tuning: &Tuning, version: &str, status: &TcpCloseTuningStatus) -> Value {
     let mut fields = json!(status);
     for field in ["nodes", "sockets", "worst", "refusals"] {
         // In a merge patch null removes.
@@ -130,14 +132,23 @@ fn without_rollout(tuning: &Tuning, version: Option<&str>, status: &TcpCloseTuni
     json!({ "metadata": metadata(tuning, version), "status": fields })
 }
 
-fn metadata(tuning: &Tuning, version: Option<&str>) -> Value {
+fn metadata(tuning: &Tuning, version: &str) -> Value {
     // The uid, so that a tuning made anew does not get the answer to the old one.
-    let mut metadata = json!({ "name": tuning.name, "uid": tuning.uid });
-    if let Some(version) = version {
-        // A version that is null is refused.
-        metadata["resourceVersion"] = version.into();
-    }
-    metadata
+    json!({ "name": tuning.name, "uid": tuning.uid, "resourceVersion": version })
+}
+
+/// Whether a status that was computed from `before` is still about what there is: somebody may have written to the tuning, but
+/// not to its status, which holds how far its rollout is.
+fn is_current(now: &Tuning, tuning: &Tuning, before: Option<&TcpCloseTuningStatus>) -> bool {
+    // As it is stored, a time has no fractions.
+    let says_the_same = || json!(now.status) == json!(before);
+    let same = match (&tuning.spec, &now.spec) {
+        (Ok(_), Ok(_)) => says_the_same(),
+        // Nothing is known of its status, and nothing is said of its rollout.
+        (Err(_), Err(_)) => true,
+        (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+    };
+    now.uid == tuning.uid && same
 }
 
 /// A status that the API server did not take.
@@ -145,6 +156,8 @@ fn metadata(tuning: &Tuning, version: Option<&str>) -> Value {
 enum Error {
     #[error("write the status of TcpCloseTuning {1}")]
     Write(#[source] kube::Error, String),
+    #[error("read TcpCloseTuning {1} again, to write its status")]
+    Read(#[source] kube::Error, String),
     #[error("write the status of TcpCloseTuning {tuning}: no answer within {} s", TIMEOUT.as_secs())]
     Timeout { tuning: String },
 }
@@ -199,7 +212,9 @@ impl Reporter {
         let age = |at| now.saturating_duration_since(at);
         let ages = Ages { any: written.map(|written| age(written.at)), sockets: sockets_at.map(age) };
         let Some(status) = next_write(before.as_ref(), fresh, ages) else { return };
-        let Some(taken) = leadership.fence(self.write(tuning, &status)).await else { return };
+        let Some(taken) = leadership.fence(self.write(tuning, before.as_ref(), &status)).await else {
+            return;
+        };
         let fate = match taken {
             Ok(true) => Fate::Taken,
             Ok(false) => Fate::Outdated,
@@ -219,42 +234,66 @@ impl Reporter {
         self.written.insert(tuning.uid.clone(), written);
     }
 
-    /// Whether it was taken; not, where the tuning has gone or been made anew.
+    /// Whether it was taken; not, where the tuning has gone, been made anew, or got another status.
     ///
     /// It names the version that it is about, so that one that was long on its way does not land on what a successor has
-    /// written since. Where others were faster it goes out once more, whatever the version: their writes must not starve it.
-    async fn write(&self, tuning: &Tuning, status: &TcpCloseTuningStatus) -> Result<bool, Error> {
-        let version = Some(tuning.resource_version.as_str());
-        match self.apply(tuning, version, status).await? {
-            Answer::Taken => Ok(true),
-            Answer::Gone => Ok(false),
-            Answer::Conflict => Ok(matches!(self.apply(tuning, None, status).await?, Answer::Taken)),
+    /// written since. Where others were faster it goes out again over what they wrote: their writes must not starve it.
+    async fn write(
+        &self,
+        tuning: &Tuning,
+        before: Option<&TcpCloseTuningStatus>,
+        status: &TcpCloseTuningStatus,
+    ) -> Result<bool, Error> {
+        let mut version = tuning.resource_version.clone();
+        for _ in 0..ATTEMPTS {
+            match self.apply(tuning, &version, status).await? {
+                Answer::Taken => return Ok(true),
+                Answer::Gone => return Ok(false),
+                Answer::Conflict => {}
+            }
+            match self.read(tuning).await?.filter(|now| is_current(now, tuning, before)) {
+                Some(now) => version = now.resource_version,
+                None => return Ok(false),
+            }
         }
+        Ok(false)
     }
 
     async fn apply(
         &self,
         tuning: &Tuning,
-        version: Option<&str>,
+        version: &str,
         status: &TcpCloseTuningStatus,
     ) -> Result<Answer, Error> {
-        let api = Api::<TuningObject>::all(self.client.clone());
         let params = PatchParams::apply(FIELD_MANAGER);
         let (params, patch) = match &tuning.spec {
             Ok(_) => (params.force(), Patch::Apply(whole(tuning, version, status))),
             Err(_) => (params, Patch::Merge(without_rollout(tuning, version, status))),
         };
-        let sending = api.patch_status(&tuning.name, &params, &patch);
-        let Ok(result) = tokio::time::timeout(TIMEOUT, sending).await else {
-            return Err(Error::Timeout { tuning: tuning.name.clone() });
-        };
-        match result {
+        let api = self.api();
+        match in_time(tuning, api.patch_status(&tuning.name, &params, &patch)).await? {
             Ok(_) => Ok(Answer::Taken),
             Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(Answer::Gone),
             Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(Answer::Conflict),
             Err(error) => Err(Error::Write(error, tuning.name.clone())),
         }
     }
+
+    /// The tuning of this name as it is now.
+    async fn read(&self, tuning: &Tuning) -> Result<Option<Tuning>, Error> {
+        let read = in_time(tuning, self.api().get_opt(&tuning.name)).await?;
+        let read = read.map_err(|error| Error::Read(error, tuning.name.clone()))?;
+        Ok(read.as_ref().map(Tuning::from))
+    }
+
+    fn api(&self) -> Api<TuningObject> {
+        Api::all(self.client.clone())
+    }
+}
+
+async fn in_time<T>(tuning: &Tuning, request: impl Future<Output = T>) -> Result<T, Error> {
+    let answer = tokio::time::timeout(TIMEOUT, request).await;
+    answer.map_err(|_| Error::Timeout { tuning: tuning.name.clone() })
 }
 
 /// What the API server says to a status.

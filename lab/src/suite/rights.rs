@@ -15,7 +15,7 @@ use super::{
     toll::Toll,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     install::{NAMESPACE, RELEASE},
     node::Node,
     process,
@@ -231,9 +231,9 @@ pub(super) fn account_token(suite: &Suite, account: &str) -> Result<String> {
     suite.cluster.kubectl(&["create", "token", account, "--namespace", NAMESPACE])
 }
 
-/// What the bearer may do, one right per line, without the widths of the columns.
-fn rights(bearer: &Bearer<'_>) -> Result<BTreeSet<String>, Failure> {
-    let said = bearer.kubectl(&["auth", "can-i", "--list", "--namespace", NAMESPACE], "")?;
+/// What the bearer may do in a namespace, one right per line, without the widths of the columns.
+fn rights(bearer: &Bearer<'_>, namespace: &str) -> Result<BTreeSet<String>, Failure> {
+    let said = bearer.kubectl(&["auth", "can-i", "--list", "--namespace", namespace], "")?;
     Ok(said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect())
 }
 
@@ -260,21 +260,78 @@ fn is_right_of_uninstall(object: &Value) -> bool {
     object["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete" && object["kind"] != "Job"
 }
 
-/// What the API server says that a token may do, and what the chart asks for, are what is listed.
+/// What the chart asks for, what the cluster's bindings grant, and what the API server says that a token may do, are what is
+/// listed.
 fn compare_rights(suite: &Suite, chart: &[Value], name: &str, listed: &str) -> Outcome {
     let account = format!("{RELEASE}-{name}");
-    let everybodys = rights(&Bearer::new(suite, &account_token(suite, "default")?)?)?;
-    let rights = rights(&Bearer::new(suite, &account_token(suite, &account)?)?)?;
     let listed: BTreeSet<_> = listed.lines().map(str::to_owned).collect();
-    let own: BTreeSet<_> = rights.difference(&everybodys).cloned().collect();
-    ensure(own == listed, || format!("{name} may {own:#?}\nlisted: {listed:#?}"))?;
-    let asked: BTreeSet<_> = chart.iter().filter(|role| is_role(role, &account)).flat_map(spoken).collect();
-    ensure(asked == listed, || format!("for {name} the chart asks {asked:#?}\nlisted: {listed:#?}"))
+    let asked = granted(chart, &account);
+    ensure(asked == listed, || format!("for {name} the chart asks {asked:#?}\nlisted: {listed:#?}"))?;
+    let bound = granted(&bindings_and_roles(suite)?, &account);
+    ensure(bound == listed, || format!("{name} is bound to {bound:#?}\nlisted: {listed:#?}"))?;
+    let anybody = Bearer::new(suite, &account_token(suite, "default")?)?;
+    let bearer = Bearer::new(suite, &account_token(suite, &account)?)?;
+    for namespace in [NAMESPACE, "default"] {
+        let everybodys = rights(&anybody, namespace)?;
+        let own: BTreeSet<_> = rights(&bearer, namespace)?.difference(&everybodys).cloned().collect();
+        let there: BTreeSet<_> = listed.iter().filter_map(|right| right_in(right, namespace)).collect();
+        ensure(own == there, || format!("in {namespace} {name} may {own:#?}\nlisted: {there:#?}"))?;
+    }
+    Ok(())
 }
 
-fn is_role(object: &Value, name: &str) -> bool {
-    let kind = object["kind"].as_str().unwrap_or_default();
-    ["Role", "ClusterRole"].contains(&kind) && object["metadata"]["name"] == name
+/// A right without the namespace that it is limited to, where it holds in this one.
+fn right_in(right: &str, namespace: &str) -> Option<String> {
+    match right.split_once(" in ") {
+        None => Some(right.to_owned()),
+        Some((right, only)) => (only == namespace).then(|| right.to_owned()),
+    }
+}
+
+fn bindings_and_roles(suite: &Suite) -> Result<Vec<Value>> {
+    let kinds = "clusterrolebindings,rolebindings,clusterroles,roles";
+    let text = suite.cluster.kubectl(&["get", kinds, "--all-namespaces", "--output", "json"])?;
+    let list: Value = serde_json::from_str(&text)
+        .map_err(|error| Error::Unclear { what: kinds.into(), why: error.to_string() })?;
+    Ok(list["items"].as_array().cloned().unwrap_or_default())
+}
+
+/// What an account may do by all of these bindings, but those that every cluster has.
+fn granted(objects: &[Value], account: &str) -> BTreeSet<String> {
+    let bindings = objects.iter().filter(|binding| !is_default(binding) && reaches(binding, account));
+    bindings.flat_map(|binding| granted_by(binding, objects)).collect()
+}
+
+fn is_default(binding: &Value) -> bool {
+    binding["metadata"]["labels"]["kubernetes.io/bootstrapping"] == "rbac-defaults"
+}
+
+/// Whether a binding is about the account, by its name or by a group that it is in.
+fn reaches(binding: &Value, account: &str) -> bool {
+    let groups =
+        ["system:authenticated", "system:serviceaccounts", &format!("system:serviceaccounts:{NAMESPACE}")];
+    let user = format!("system:serviceaccount:{NAMESPACE}:{account}");
+    binding["subjects"].as_array().into_iter().flatten().any(|subject| {
+        let name = subject["name"].as_str().unwrap_or_default();
+        match subject["kind"].as_str() {
+            Some("ServiceAccount") => name == account && subject["namespace"] == NAMESPACE,
+            Some("Group") => groups.contains(&name),
+            _ => name == user,
+        }
+    })
+}
+
+/// The rules of a binding's role, each with the namespace that a RoleBinding limits it to.
+fn granted_by(binding: &Value, objects: &[Value]) -> Vec<String> {
+    let (role, namespace) = (&binding["roleRef"], &binding["metadata"]["namespace"]);
+    let is_it = |object: &&Value| {
+        object["kind"] == role["kind"]
+            && object["metadata"]["name"] == role["name"]
+            && (role["kind"] == "ClusterRole" || object["metadata"]["namespace"] == *namespace)
+    };
+    let limit = namespace.as_str().map(|namespace| format!(" in {namespace}")).unwrap_or_default();
+    let rules = objects.iter().find(is_it).map(spoken).unwrap_or_default();
+    rules.into_iter().map(|rule| rule + &limit).collect()
 }
 
 /// The rules of a role as `kubectl auth can-i --list` prints them: `leases.coordination.k8s.io [] [name] [get update]`.
@@ -331,4 +388,45 @@ fn editors(suite: &Suite) -> Outcome {
         suite.cluster.kubectl(&delete)?;
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(kind: &str, namespace: Option<&str>, more: &Value) -> Value {
+        let mut object = json!({ "kind": kind, "metadata": { "name": "writer", "namespace": namespace } });
+        object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        object
+    }
+
+    fn binding(namespace: &str, role: &str, subject: &Value) -> Value {
+        let more = json!({ "roleRef": { "kind": role, "name": "writer" }, "subjects": [subject] });
+        object("RoleBinding", Some(namespace), &more)
+    }
+
+    #[test]
+    fn whatever_reaches_an_account_is_seen_in_whatever_namespace() {
+        let rules =
+            |verb: &str| json!({ "rules": [{ "apiGroups": [""], "resources": ["pods"], "verbs": [verb] }] });
+        let account = json!({ "kind": "ServiceAccount", "name": "one", "namespace": NAMESPACE });
+        let other = json!({ "kind": "ServiceAccount", "name": "one", "namespace": "other" });
+        let group = json!({ "kind": "Group", "name": format!("system:serviceaccounts:{NAMESPACE}") });
+        let mut of_every_cluster = binding("kube-public", "Role", &group);
+        of_every_cluster["metadata"]["labels"] = json!({ "kubernetes.io/bootstrapping": "rbac-defaults" });
+        let objects = [
+            binding("kube-system", "Role", &account),
+            binding("default", "ClusterRole", &group),
+            binding("other", "Role", &other),
+            of_every_cluster,
+            object("Role", Some("kube-system"), &rules("get")),
+            object("Role", Some("other"), &rules("list")),
+            object("Role", Some("kube-public"), &rules("watch")),
+            object("ClusterRole", None, &rules("create")),
+        ];
+        let wanted = ["pods [] [] [create] in default", "pods [] [] [get] in kube-system"];
+        assert_eq!(granted(&objects, "one"), wanted.map(str::to_owned).into());
+        assert_eq!(right_in(wanted[0], "default").as_deref(), Some("pods [] [] [create]"));
+        assert_eq!(right_in(wanted[0], NAMESPACE), None);
+    }
 }

@@ -1,3 +1,9 @@
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use http::{Method, Request, Response};
+use kube::client::Body;
+
 use super::*;
 use crate::fixtures::{Cluster, selector, tuning};
 use crate::snapshot::Tuning;
@@ -14,6 +20,79 @@ fn only_patch(cluster: &Cluster) -> (Value, Vec<Removed>) {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// What node n1 has left.
+fn orphan(node_uid: Option<&str>) -> Orphan {
+    Orphan { uid: "n1-object".into(), node_uid: node_uid.map(Into::into) }
+}
+
+/// What an API server is asked for a write, where its Node n1 has this uid, and is not there where the uid is empty. `Err`: it
+/// does not say.
+async fn asked(write: Write, node: Result<&'static str, u16>) -> (Result<bool, Error>, Vec<Method>) {
+    let asked = Arc::<Mutex<Vec<Method>>>::default();
+    let seen = asked.clone();
+    let created = if let Write::Create { object, .. } = &write { json!(object) } else { Value::Null };
+    let service = tower::service_fn(move |request: Request<Body>| {
+        seen.lock().unwrap().push(request.method().clone());
+        let failure = |code: u16| {
+            let reason = if code == 404 { "NotFound" } else { "InternalError" };
+            (
+                code,
+                json!({ "kind": "Status", "status": "Failure", "message": "no", "reason": reason, "code": code }),
+            )
+        };
+        let (code, answer) = match (request.method(), node) {
+            (&Method::GET, Ok("")) => failure(404),
+            (&Method::GET, Ok(uid)) => (200, json!({ "metadata": { "name": "n1", "uid": uid } })),
+            (&Method::GET, Err(code)) => failure(code),
+            (&Method::POST, _) => (201, created.clone()),
+            _ => (200, json!({ "kind": "Status", "status": "Success" })),
+        };
+        let answer = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+        async move { Ok::<_, Infallible>(answer.unwrap()) }
+    });
+    let sent = send(&Client::new(service, "default"), &write).await;
+    let asked = asked.lock().unwrap().clone();
+    (sent.map(|taken| matches!(taken, Taken::Yes)), asked)
+}
+
+fn deletion(node_uid: Option<&str>) -> Write {
+    Write::Delete { name: "n1".into(), orphan: orphan(node_uid), not_restored: Vec::new(), asked: false }
+}
+
+#[tokio::test]
+async fn an_object_is_deleted_once_the_api_server_has_said_that_its_node_is_gone() {
+    for (known, now) in [(Some("n1-uid"), ""), (Some("n1-uid"), "anew"), (None, "")] {
+        let (taken, asked) = asked(deletion(known), Ok(now)).await;
+        assert_eq!((taken.unwrap(), asked), (true, vec![Method::GET, Method::DELETE]), "{known:?} {now}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_the_cache_does_not_know_yet_keeps_its_object() {
+    for known in [Some("n1-uid"), None] {
+        let (taken, asked) = asked(deletion(known), Ok("n1-uid")).await;
+        assert_eq!((taken.unwrap(), asked), (false, vec![Method::GET]), "{known:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_of_which_the_cache_knows_an_earlier_one_keeps_its_object() {
+    let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+    cluster.edit_node("n1", |node| node.metadata.uid = Some("earlier".into()));
+    let write = planned(&cluster).remove(0);
+    let (taken, asked) = asked(write.clone(), Ok("n1-uid")).await;
+    assert_eq!((taken.unwrap(), asked), (false, vec![Method::GET]));
+    let (taken, asked) = self::asked(write, Ok("earlier")).await;
+    assert_eq!((taken.unwrap(), asked), (true, vec![Method::GET, Method::DELETE, Method::POST]));
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_while_nobody_says_whether_its_node_is_gone() {
+    let (taken, asked) = asked(deletion(Some("n1-uid")), Err(500)).await;
+    assert!(taken.unwrap_err().to_string().contains("look whether Node n1 is gone"));
+    assert_eq!(asked, [Method::GET]);
 }
 
 #[test]
@@ -80,22 +159,22 @@ fn a_node_made_anew_under_an_old_name_gets_a_new_object() {
     cluster.edit_node("n1", |node| node.metadata.uid = Some("anew".into()));
     let writes = planned(&cluster);
     let [Write::Create { object, instead_of: Some(old) }] = &writes[..] else { panic!("{writes:?}") };
-    assert_eq!((object.spec.node_uid.as_str(), old.as_str()), ("anew", "n1-object"));
+    assert_eq!((object.spec.node_uid.as_str(), old), ("anew", &orphan(Some("n1-uid"))));
 }
 
 #[test]
 fn the_object_of_a_node_that_is_gone_is_deleted() {
     let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
     cluster.snapshot.nodes.clear();
-    let gone = |not_restored: &[&str]| Write::Delete {
+    let gone = |node_uid, not_restored: &[&str]| Write::Delete {
         name: "n1".into(),
-        uid: "n1-object".into(),
+        orphan: orphan(node_uid),
         not_restored: not_restored.iter().map(ToString::to_string).collect(),
         asked: false,
     };
-    assert_eq!(planned(&cluster), [gone(&["net.ipv4.tcp_fin_timeout"])]);
+    assert_eq!(planned(&cluster), [gone(Some("n1-uid"), &["net.ipv4.tcp_fin_timeout"])]);
     cluster.undecodable_order("n1");
-    assert_eq!(planned(&cluster), [gone(&[])]);
+    assert_eq!(planned(&cluster), [gone(None, &[])]);
 }
 
 #[test]

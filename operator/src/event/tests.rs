@@ -1,4 +1,10 @@
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
 use crds::tuning::{Gate, Rollout};
+use http::{Method, Request, Response};
+use kube::client::Body;
+use serde_json::json;
 
 use super::*;
 use crate::fixtures::{Cluster, in_state, tuning};
@@ -220,4 +226,26 @@ fn a_node_that_goes_without_having_restored_is_told_and_a_warning_where_it_was_a
              our values until it boots"
         );
     }
+}
+
+/// The role of the operator allows no more.
+#[tokio::test]
+async fn every_event_is_created_in_namespace_default_and_none_is_counted_up() {
+    let asked = Arc::<Mutex<Vec<(Method, String)>>>::default();
+    let seen = asked.clone();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let request = (request.method().clone(), request.uri().path().to_owned());
+        seen.lock().unwrap().push(request);
+        let event = json!({ "metadata": {}, "eventTime": null }).to_string();
+        async move { Ok::<_, Infallible>(Response::new(Body::from(event.into_bytes()))) }
+    });
+    let client = Client::new(service, "default");
+    let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: None };
+    for _ in 0..2 {
+        let transition = Transition { warning: true, reason: "Refused".into(), message: "no".into() };
+        let news = News { about: reference::<TcpCloseTuning>("web", Some("web-uid")), transition };
+        tell(&client, &reporter, news).await;
+    }
+    let create = (Method::POST, "/apis/events.k8s.io/v1/namespaces/default/events".to_owned());
+    assert_eq!(*asked.lock().unwrap(), [create.clone(), create]);
 }

@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use crds::tuning::{NodeCounts, RateSums, SocketSums};
@@ -70,7 +71,7 @@ fn a_phase_and_a_condition_are_written_at_once() {
 #[test]
 fn a_tuning_that_cannot_be_decoded_keeps_how_far_its_rollout_is() {
     let tuning = tuning("web", 30).undecodable();
-    let patch = without_rollout(&tuning, None, &ready("OperatorError", "unreadable", status(1, 5)));
+    let patch = without_rollout(&tuning, "7", &ready("OperatorError", "unreadable", status(1, 5)));
     assert_eq!(patch["metadata"]["uid"], "web-uid");
     assert_eq!(patch["status"]["conditions"][0]["reason"], "OperatorError");
     assert!(patch["status"].as_object().unwrap().get("rollout").is_none(), "{patch}");
@@ -128,46 +129,136 @@ fn sums_that_nobody_knows_any_longer_are_not_kept() {
     assert_eq!(written(&status(1, 5), unknown, 1).unwrap().sockets, None);
 }
 
-/// What was asked of an API server that gives these answers, one after the other.
-async fn versions_named(answers: &'static [u16]) -> (bool, Vec<Option<Value>>) {
-    let asked = Arc::<Mutex<Vec<Option<Value>>>>::default();
-    let seen = asked.clone();
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let seen = seen.clone();
-        async move {
-            let body = request.into_body().collect_bytes().await?;
-            let patch: Value = serde_json::from_slice(&body).unwrap();
-            let code = answers[seen.lock().unwrap().len()];
-            seen.lock().unwrap().push(patch["metadata"].get("resourceVersion").cloned());
-            let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code });
-            let answer = if code == 200 { json!({ "metadata": {}, "spec": {} }) } else { status };
-            let answer = Body::from(answer.to_string().into_bytes());
-            Ok::<_, kube::Error>(Response::builder().status(code).body(answer).unwrap())
+/// An API server in memory that holds one tuning, and takes a status over the version that it is at only.
+#[derive(Clone)]
+struct Server(Arc<Mutex<Stored>>);
+
+struct Stored {
+    version: u64,
+    uid: &'static str,
+    /// `None`: it is gone.
+    status: Option<Value>,
+    /// So many reads are followed by a write of somebody else.
+    storm: usize,
+    /// The versions that statuses named.
+    named: Vec<Value>,
+}
+
+impl Server {
+    fn at(version: u64, status: &TcpCloseTuningStatus) -> Self {
+        let status = Some(json!(status));
+        Self(Arc::new(Mutex::new(Stored { version, uid: "web-uid", status, storm: 0, named: Vec::new() })))
+    }
+
+    fn with(self, change: impl FnOnce(&mut Stored)) -> Self {
+        change(&mut self.0.lock().unwrap());
+        self
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let body = request.into_body().collect_bytes().await.unwrap();
+        let patch = serde_json::from_slice::<Value>(&body).ok();
+        let (code, answer) = self.0.lock().unwrap().answer(patch);
+        Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).unwrap()
+    }
+
+    /// Whether a status of a tuning at version 7 that was computed from this one was taken, and the versions that were named.
+    async fn takes(&self, before: &TcpCloseTuningStatus) -> (bool, Vec<Value>) {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let server = server.clone();
+            async move { Ok::<_, Infallible>(server.answer(request).await) }
+        });
+        let client = Client::new(service, "default");
+        let (_, leadership) = Candidate::new(&client, "default", "one");
+        let (events, _) = Events::start(client.clone(), "one", leadership);
+        let reporter = Reporter::new(client, events, Metrics::default());
+        let mut tuning = tuning("web", 30);
+        tuning.resource_version = "7".into();
+        let taken = reporter.write(&tuning, Some(before), &rolling("RollingOut", 2)).await.unwrap();
+        (taken, self.0.lock().unwrap().named.clone())
+    }
+}
+
+impl Stored {
+    fn answer(&mut self, patch: Option<Value>) -> (u16, Value) {
+        let Some(status) = &self.status else { return (404, failure(404)) };
+        let spec = tuning("web", 30).spec.unwrap();
+        let metadata = json!({ "name": "web", "uid": self.uid, "resourceVersion": self.version.to_string() });
+        let Some(patch) = patch else {
+            let object = json!({ "metadata": metadata, "spec": spec, "status": status });
+            if let Some(left) = self.storm.checked_sub(1) {
+                (self.storm, self.version) = (left, self.version + 1);
+            }
+            return (200, object);
+        };
+        let named = &patch["metadata"];
+        self.named.push(named["resourceVersion"].clone());
+        if named["uid"] != metadata["uid"] || named["resourceVersion"] != metadata["resourceVersion"] {
+            return (409, failure(409));
         }
-    });
-    let client = Client::new(service, "default");
-    let (_, leadership) = Candidate::new(&client, "default", "one");
-    let (events, _) = Events::start(client.clone(), "one", leadership);
-    let reporter = Reporter::new(client, events, Metrics::default());
-    let mut tuning = tuning("web", 30);
-    tuning.resource_version = "7".into();
-    let taken = reporter.write(&tuning, &status(1, 5)).await.unwrap();
-    let asked = asked.lock().unwrap().clone();
-    (taken, asked)
+        (200, json!({ "metadata": metadata, "spec": spec, "status": patch["status"] }))
+    }
+}
+
+fn failure(code: u16) -> Value {
+    let reason = if code == 404 { "NotFound" } else { "Conflict" };
+    json!({ "kind": "Status", "status": "Failure", "message": "no", "reason": reason, "code": code })
 }
 
 #[tokio::test]
 async fn a_status_names_the_version_that_it_is_about() {
-    assert_eq!(versions_named(&[200]).await, (true, vec![Some(json!("7"))]));
+    let before = rolling("RollingOut", 1);
+    assert_eq!(Server::at(7, &before).takes(&before).await, (true, vec![json!("7")]));
 }
 
 #[tokio::test]
-async fn a_status_that_others_were_faster_than_goes_out_once_more_whatever_the_version() {
-    assert_eq!(versions_named(&[409, 200]).await, (true, vec![Some(json!("7")), None]));
+async fn a_status_that_others_were_faster_than_goes_out_over_what_they_wrote() {
+    let before = rolling("RollingOut", 1);
+    assert_eq!(Server::at(9, &before).takes(&before).await, (true, vec![json!("7"), json!("9")]));
+    let (taken, named) = Server::at(9, &before).with(|stored| stored.storm = 3).takes(&before).await;
+    assert!(taken);
+    assert_eq!(named, ["7", "9", "10", "11", "12"]);
+}
+
+#[tokio::test]
+async fn a_status_that_others_are_always_faster_than_waits_for_the_next_turn() {
+    let before = rolling("RollingOut", 1);
+    let (taken, named) = Server::at(9, &before).with(|stored| stored.storm = 100).takes(&before).await;
+    assert_eq!((taken, named.len()), (false, ATTEMPTS));
+}
+
+#[tokio::test]
+async fn a_superseded_leaders_status_leaves_its_successors_rollout_alone() {
+    let before = rolling("RollingOut", 1);
+    let mut successors = rolling("RolledBack", 1);
+    successors.rollout.as_mut().unwrap().failed_revision = Some("abc".into());
+    let named_once = (false, vec![json!("7")]);
+    assert_eq!(Server::at(9, &successors).takes(&before).await, named_once);
+    assert_eq!(Server::at(9, &rolling("RollingOut", 2)).takes(&before).await, named_once);
+}
+
+#[tokio::test]
+async fn a_status_that_was_just_written_is_known_again_though_what_is_stored_has_no_fractions_of_seconds() {
+    let mut before = ready("RollingOut", "a", status(1, 5));
+    before.conditions[0].last_transition_time = Time("2026-01-02T03:04:05.678Z".parse().unwrap());
+    let stored = Server::at(9, &before);
+    assert!(stored.takes(&before).await.0);
 }
 
 #[tokio::test]
 async fn a_status_of_a_tuning_that_is_gone_or_made_anew_is_not_taken() {
-    assert!(!versions_named(&[409, 409]).await.0);
-    assert_eq!(versions_named(&[404]).await, (false, vec![Some(json!("7"))]));
+    let (before, once) = (rolling("RollingOut", 1), (false, vec![json!("7")]));
+    let anew = Server::at(7, &before).with(|stored| stored.uid = "another");
+    assert_eq!(anew.takes(&before).await, once);
+    let gone = Server::at(7, &before).with(|stored| stored.status = None);
+    assert_eq!(gone.takes(&before).await, (false, Vec::new()));
+}
+
+#[test]
+fn a_tuning_that_can_be_decoded_no_longer_or_again_has_another_status() {
+    let (good, bad) = (tuning("web", 30), tuning("web", 30).undecodable());
+    assert!(is_current(&bad, &bad, Some(&status(1, 5))), "nothing is said of its rollout");
+    assert!(!is_current(&bad, &good, None));
+    assert!(!is_current(&good, &bad, None));
 }
