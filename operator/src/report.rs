@@ -19,7 +19,7 @@ use crate::event::{self, Events};
 use crate::lead::Leadership;
 use crate::metrics::{Fate, Kind, Metrics};
 use crate::snapshot::{Snapshot, Tuning, TuningObject};
-use crate::summarise::SOCKETS;
+use crate::summarise::{self, SOCKETS};
 
 /// Counts of sockets alone are not written more often than this.
 const SOCKETS_ALONE: Duration = Duration::from_secs(30);
@@ -109,7 +109,7 @@ fn with_sockets_of(fresh: TcpCloseTuningStatus, stored: &TcpCloseTuningStatus) -
     }
     // Counts that nobody knows any longer are not kept.
     status.sockets = fresh.sockets.and(stored.sockets.clone());
-    status
+    summarise::fit(status)
 }
 
 /// The status of a tuning. What it does not say is removed.

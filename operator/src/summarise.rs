@@ -25,6 +25,7 @@ use crate::rollout;
 use crate::snapshot::{Node, Snapshot, Tuning};
 use class::{Class, Finding};
 use condition::{Reason, Stored};
+pub use fit::fit;
 pub use leak::leaked;
 use verdict::{Restoring, Scene};
 pub use worst::{AT_RISK, LOST, SOCKETS};
@@ -129,7 +130,7 @@ fn summarise_decoded(
         progress,
     };
     let kept = || past.status.and_then(|status| status.rollout.clone());
-    fit::fit(TcpCloseTuningStatus {
+    fit(TcpCloseTuningStatus {
         observed_generation: tuning.generation,
         conditions: condition::conditions(&verdict::conclude(&scene), past, now.wall),
         nodes: Some(counts(&scene)),

@@ -12,7 +12,7 @@ const LIST_MESSAGES: [usize; 3] = [192, 128, 64];
 const CONDITION_MESSAGES: [usize; 3] = [512, 256, 128];
 
 /// The status, shortened until it fits.
-pub(super) fn fit(mut status: TcpCloseTuningStatus) -> TcpCloseTuningStatus {
+pub fn fit(mut status: TcpCloseTuningStatus) -> TcpCloseTuningStatus {
     for max in LIST_MESSAGES {
         if fits(&status) {
             return status;
