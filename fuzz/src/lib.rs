@@ -1,6 +1,8 @@
 //! What the targets share, and the node agent's modules that read. They are compiled here as they are, without the rest of
 //! the agent: its client of the API server would make most of the build.
 
+#[path = "../../node-agent/src/earlier.rs"]
+mod earlier;
 #[path = "../../node-agent/src/facts.rs"]
 pub mod facts;
 #[path = "../../node-agent/src/journal.rs"]

@@ -5,8 +5,6 @@
 //! history. One agent at a time holds its lock. A journal that is damaged, or of a version that we do not know, is
 //! refused: without a saved baseline nothing is written to the kernel.
 
-mod earlier;
-
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -18,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tcp_close::Sysctl;
 use tcp_close::order::{Record, Records};
 
-use earlier::Earlier;
+use crate::earlier::Earlier;
 
 const MAGIC: &str = "tcp-close-tuning journal";
 const VERSION: u32 = 1;

@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod cluster;
+mod earlier;
 pub mod facts;
 pub mod journal;
 pub mod life;

@@ -287,7 +287,9 @@ fn guarded(suite: &Suite, node: &Node) -> Outcome {
         let events = suite.get("events", "")?;
         let is_told = |event: &Value| {
             event["reason"] == "MassUndoing"
-                && event["message"].as_str().is_some_and(|words| words.contains("taken from 12 of 14 nodes"))
+                && event["message"]
+                    .as_str()
+                    .is_some_and(|words| words.contains("of 14 nodes within 5 minutes"))
         };
         let items = events["items"].as_array().cloned().unwrap_or_default();
         Ok(Seen::when(items.iter().any(is_told), || format!("{} events", items.len())))

@@ -19,14 +19,14 @@ const VALUES_MAX: usize = 16;
 
 /// What its file says.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Earlier {
+pub(crate) struct Earlier {
     life: String,
     sysctls: BTreeMap<String, Vec<i64>>,
 }
 
 impl Earlier {
     /// Those of this life that a folder has.
-    pub(super) fn read(dir: &Path, life: &str) -> Self {
+    pub(crate) fn read(dir: &Path, life: &str) -> Self {
         let path = dir.join(FILE);
         let saved = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice::<Self>(&bytes).map_err(io::Error::from),
@@ -41,12 +41,12 @@ impl Earlier {
     }
 
     /// Whether this value was in force.
-    pub(super) fn has(&self, sysctl: Sysctl, value: i64) -> bool {
+    pub(crate) fn has(&self, sysctl: Sysctl, value: i64) -> bool {
         self.sysctls.get(sysctl.name()).is_some_and(|values| values.contains(&value))
     }
 
     /// Remembers a value; whether that is news.
-    pub(super) fn note(&mut self, sysctl: Sysctl, value: i64) -> bool {
+    pub(crate) fn note(&mut self, sysctl: Sysctl, value: i64) -> bool {
         let values = self.sysctls.entry(sysctl.name().into()).or_default();
         if values.last() == Some(&value) {
             return false;
@@ -59,7 +59,7 @@ impl Earlier {
     }
 
     /// Saves them.
-    pub(super) fn save(&self, dir: &Path) -> io::Result<()> {
+    pub(crate) fn save(&self, dir: &Path) -> io::Result<()> {
         let path = dir.join(NEW_FILE);
         fs::write(&path, serde_json::to_string_pretty(self)? + "\n")?;
         fs::rename(&path, dir.join(FILE))
