@@ -48,6 +48,12 @@ impl Toll {
         suite.cluster.nodes().iter().map(written).collect()
     }
 
+    /// Fails where an agent has written to a kernel since.
+    pub(super) fn kernels_are_untouched(&self, suite: &Suite) -> Outcome {
+        let written = self.kernel_writes(suite)?;
+        ensure(written.iter().all(|writes| *writes == 0), || format!("kernel writes: {written:?}"))
+    }
+
     /// What the API server was asked to write since.
     pub(super) fn requests(&self, suite: &Suite) -> Result<Vec<Request>> {
         suite.cluster.audited_since(self.mark)

@@ -286,10 +286,10 @@ fn guarded(suite: &Suite, node: &Node) -> Outcome {
     poll_until("an event says so", SOON, || {
         let events = suite.get("events", "")?;
         let is_told = |event: &Value| {
-            event["reason"] == "MassUndoing"
-                && event["message"]
-                    .as_str()
-                    .is_some_and(|words| words.contains("of 14 nodes within 5 minutes"))
+            let words = event["message"].as_str().unwrap_or_default();
+            // Earlier tests may have taken values from the other two nodes a moment ago.
+            let parts = ["no longer wanted on 12 nodes", "of 14 nodes within 5 minutes"];
+            event["reason"] == "MassUndoing" && parts.iter().all(|part| words.contains(part))
         };
         let items = events["items"].as_array().cloned().unwrap_or_default();
         Ok(Seen::when(items.iter().any(is_told), || format!("{} events", items.len())))
@@ -297,9 +297,9 @@ fn guarded(suite: &Suite, node: &Node) -> Outcome {
     std::thread::sleep(GRACE + WATCHED);
     suite.tune("web", &at_once("pool: many"))?;
     suite.wait_for_condition("web", "Reconciling", ("False", "Settled"), SOON)?;
-    let (written, after) = (toll.kernel_writes(suite)?, generation(suite, node)?);
-    let nothing = written.iter().all(|writes| *writes == 0) && before == after;
-    ensure(nothing, || format!("kernel writes: {written:?}; generation of the order: {before} -> {after}"))?;
+    let after = generation(suite, node)?;
+    ensure(before == after, || format!("generation of the order: {before} -> {after}"))?;
+    toll.kernels_are_untouched(suite)?;
     // Meant this time.
     let left = Instant::now();
     suite.tune("web", &at_once("pool: mnay"))?;
