@@ -118,6 +118,9 @@ impl Write {
 /// A canary that a gate looks at reports this often, in however large a fleet: a soak is a minute.
 const WATCHED_INTERVAL_SECONDS: u32 = 20;
 
+/// So many nodes may write every 5 s.
+const EARLY_COUNTS_MAX: usize = 250;
+
 /// How often a node reports when nothing happens, so that all of them together stay within 50 writes a second.
 pub fn report_interval_seconds(nodes: usize) -> u32 {
     match nodes {
@@ -128,9 +131,10 @@ pub fn report_interval_seconds(nodes: usize) -> u32 {
     }
 }
 
-/// How often a node reports counts that move, where 5 s is more than a fleet that reports every 20 s may write.
+/// How often a node reports counts that move, where a fleet that reports as often as any has too many nodes for 5 s.
 fn counts_interval_seconds(nodes: usize) -> Option<u32> {
-    (251..=1_000).contains(&nodes).then_some(20)
+    let (interval, shortest) = (report_interval_seconds(nodes), report_interval_seconds(0));
+    (nodes > EARLY_COUNTS_MAX && interval == shortest).then_some(shortest)
 }
 
 /// What has to be written so that every node's object is what was resolved; empty where it is already.
