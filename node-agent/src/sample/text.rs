@@ -134,7 +134,12 @@ fn is_head(line: &[u8]) -> bool {
     let known = |(expected, field): (&[u8], &[u8])| {
         field == expected || (expected == COLUMNS[2] && field == REMOTE_OF_TCP6)
     };
-    fields(line).count() >= COLUMNS.len() && COLUMNS.into_iter().zip(fields(line)).all(known)
+    // A later kernel may add columns; the numbers of a line show that the end of the head is lost.
+    let is_name = |field: &[u8]| field.iter().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_digit());
+    let mut added = fields(line).skip(COLUMNS.len());
+    fields(line).count() >= COLUMNS.len()
+        && COLUMNS.into_iter().zip(fields(line)).all(known)
+        && added.all(is_name)
 }
 
 /// `0: 0100007F:1F90 0100007F:C350 06 00000000:00000000 03:00000176 00000000 0 0 0 3 00000000a1b2c3d4`
@@ -342,6 +347,20 @@ mod tests {
         );
         for text in ["", "TCP6: inuse", "TCP6: inuse x", "TCP: inuse 1"] {
             assert_eq!(in_sockstat(text, "TCP6", "inuse"), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_end_of_a_line_never_hides_a_socket() {
+        for (at, _) in TCP.match_indices('\n') {
+            for byte in 0..=u8::MAX {
+                let mut text = TCP.as_bytes().to_vec();
+                text[at] = byte;
+                let mut seen = 0;
+                let mut table = Table::default();
+                let read = table.read(&text, &mut |_| seen += 1).and_then(|()| table.end());
+                assert!(read.is_err() || seen == TCP.lines().count() - 1, "{byte} at {at}");
+            }
         }
     }
 
