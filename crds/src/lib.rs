@@ -27,6 +27,11 @@ pub const GROUP: &str = "tcpclose.dev";
 /// The one version of both resources.
 pub const VERSION: &str = "v1alpha1";
 
+/// The field manager of everything that the operator writes: who the API server says has written a field.
+pub const OPERATOR_MANAGER: &str = "tcp-close-operator";
+/// The field manager of everything that an agent writes.
+pub const AGENT_MANAGER: &str = "tcp-close-agent";
+
 #[cfg(test)]
 mod tests {
     use serde_json::Value;

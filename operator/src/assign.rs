@@ -81,6 +81,8 @@ pub enum Write {
         version: Option<String>,
         /// The new order. As the JSON of a patch it would take ten times the memory, node by node.
         spec: Box<TcpCloseNodeSpec>,
+        /// Whether the API server is to forget who manages which field, which only its own programs do.
+        untrack: bool,
         /// Keys whose removal was acknowledged and whose entries this patch drops.
         done: Vec<Removed>,
     },
@@ -230,13 +232,14 @@ fn patch(stored: &TcpCloseNode, spec: TcpCloseNodeSpec) -> Write {
         name: stored.name_any(),
         uid: stored.uid().unwrap_or_default(),
         version: stored.metadata.resource_version.clone(),
+        untrack: stored.metadata.managed_fields.is_some(),
         done: done.collect(),
         spec: Box::new(spec),
     }
 }
 
 /// The JSON merge patch to an order, from this version of its object.
-fn merge_patch(version: Option<&str>, spec: &TcpCloseNodeSpec) -> Value {
+fn merge_patch(version: Option<&str>, untrack: bool, spec: &TcpCloseNodeSpec) -> Value {
     let mut fields = json!(spec);
     for field in ["sysctls", "observe", "countsIntervalSeconds"] {
         // In a merge patch what is absent stays, and null removes.
@@ -244,7 +247,12 @@ fn merge_patch(version: Option<&str>, spec: &TcpCloseNodeSpec) -> Value {
             fields[field] = Value::Null;
         }
     }
-    json!({ "metadata": { "resourceVersion": version }, "spec": fields })
+    let mut metadata = json!({ "resourceVersion": version });
+    if untrack {
+        // A list of one empty entry is how the API server is told to forget. It begins again where somebody applies.
+        metadata["managedFields"] = json!([{}]);
+    }
+    json!({ "metadata": metadata, "spec": fields })
 }
 
 /// What a node says of a key that it did not put back, because another program had changed it.
@@ -400,11 +408,12 @@ async fn send(client: &Client, write: &Write) -> Result<Taken, Error> {
             {
                 return Ok(Taken::TooLate);
             }
-            let created = api.create(&PostParams::default(), object).await;
+            let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+            let created = api.create(&params, object).await;
             taken(created, |error| Error::Create(error, name.into()))
         }
-        Write::Patch { name, version, spec, .. } => {
-            let patch = merge_patch(version.as_deref(), spec);
+        Write::Patch { name, version, untrack, spec, .. } => {
+            let patch = merge_patch(version.as_deref(), *untrack, spec);
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
             let patched = api.patch(name, &params, &Patch::Merge(patch)).await;
             taken(patched, |error| Error::Order(error, name.clone()))

@@ -32,8 +32,7 @@ mod fixtures;
 use std::error::Error;
 use std::fmt::Write as _;
 
-/// Who the API server says has written a field.
-pub const FIELD_MANAGER: &str = "tcp-close-operator";
+pub use crds::OPERATOR_MANAGER as FIELD_MANAGER;
 
 /// An error and what led to it, each said once: some errors repeat their source in their own text.
 pub fn chain(error: &(dyn Error + 'static)) -> String {

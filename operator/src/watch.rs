@@ -7,12 +7,13 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crds::TcpCloseNode;
 use crds::client::backoff;
 use crds::node::{ObservedTuning, SysctlEntry};
 use crds::shared::Shared;
+use crds::{AGENT_MANAGER, OPERATOR_MANAGER, TcpCloseNode};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -176,9 +177,21 @@ fn strip_tuning(object: &mut TuningObject) {
     object.meta_mut().annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
 }
 
-/// Drops what nothing here reads, thirty pods' figures first, and makes harmless what an agent may have written.
+/// Whether the API server notes who manages which field of an order, and only the operator and the agent do. Nobody reads
+/// that, it is a tenth of the object, and to keep it a tenth of what a report costs.
+fn is_managed_by_us_alone(object: &OrderObject) -> bool {
+    let ours = |entry: &ManagedFieldsEntry| {
+        entry.manager.as_deref().is_some_and(|manager| [OPERATOR_MANAGER, AGENT_MANAGER].contains(&manager))
+    };
+    object.meta().managed_fields.as_ref().is_some_and(|entries| entries.iter().all(ours))
+}
+
+/// Drops what nothing here reads, thirty pods' figures first, and makes harmless what an agent may have written. Of who
+/// manages which field an empty list is left, where nobody else does: what an order may have the API server forget.
 fn strip_order(object: &mut OrderObject) {
+    let ours = is_managed_by_us_alone(object);
     strip(object);
+    object.meta_mut().managed_fields = ours.then(Vec::new);
     object.meta_mut().owner_references = None;
     let Ok(TcpCloseNode { status: Some(status), .. }) = &mut object.0 else { return };
     (status.life, status.agent_version) = (None, None);
@@ -346,6 +359,24 @@ mod tests {
         let pods = status.pods.unwrap();
         assert_eq!((pods.most.len(), pods.time_wait_and_fin_wait2, status.ports), (1, Some(7), None));
         assert!(status.sockets.is_some());
+    }
+
+    #[test]
+    fn who_manages_which_field_is_kept_in_mind_only_where_the_api_server_may_forget_it() {
+        let kept = |managers: Option<&[&str]>| {
+            let cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+            let mut object = (*cluster.snapshot.orders["n1"]).clone();
+            let entry = |manager: &&str| ManagedFieldsEntry {
+                manager: Some((*manager).into()),
+                ..ManagedFieldsEntry::default()
+            };
+            object.meta_mut().managed_fields = managers.map(|managers| managers.iter().map(entry).collect());
+            strip_order(&mut object);
+            object.meta().managed_fields.clone()
+        };
+        assert_eq!(kept(Some(&["tcp-close-operator", "tcp-close-agent"])), Some(Vec::new()));
+        assert_eq!(kept(Some(&["tcp-close-operator", "kubectl-annotate"])), None);
+        assert_eq!(kept(None), None);
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub struct TcpCloseTuningStatus {
 
 /// The nodes that match, by how far they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 #[serde(rename_all = "camelCase")]
 pub struct NodeCounts {
     /// Updated of matched, as in `3/5`.
@@ -74,6 +75,7 @@ pub struct NodeCounts {
 
 /// Sums and the largest count of a single node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 #[serde(rename_all = "camelCase")]
 pub struct SocketSums {
     /// Sockets in TIME_WAIT.

@@ -1,6 +1,7 @@
 //! A node that somebody has taken over: what its agent may say is bounded by the schema, shown harmlessly, and takes
 //! nothing from the other nodes.
 
+use crds::AGENT_MANAGER;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -23,8 +24,6 @@ use crate::{
 pub(super) const TESTS: &[Test] =
     &[Test { name: "a_hostile_status_is_bounded_and_escaped_and_leaves_other_nodes_theirs", run: hostile }];
 
-/// The agent's own name for itself: its next report replaces all that was written under it.
-const FIELD_MANAGER: &str = "tcp-close-agent";
 /// Clears a terminal, ends a line, turns text around.
 const SCREEN: &str = "\u{1b}[2J\u{1b}[1;31mall is well\r\nnode-2 Applied\u{202e}\u{1f480}";
 /// How it begins where it is shown.
@@ -57,7 +56,7 @@ fn write(bearer: &Bearer<'_>, node: &Node, status: &Value) -> crate::error::Resu
         "metadata": { "name": node.name },
         "status": status,
     });
-    let manager = format!("--field-manager={FIELD_MANAGER}");
+    let manager = format!("--field-manager={AGENT_MANAGER}");
     bearer.patch(&object.to_string(), &["--subresource=status", &manager])
 }
 

@@ -13,6 +13,9 @@ use tcp_close::Sysctl;
 
 /// Statuses are written no more often than this, but for the first answer to an order and an overflow that begins.
 const PAUSE: Duration = Duration::from_secs(5);
+/// Heartbeats are a twentieth of the interval further apart than it says: at the boundaries between intervals a fleet would
+/// write exactly as often as it may, and what else it writes would be beyond that.
+const HEARTBEAT_LATER: u32 = 20;
 /// A heartbeat whose place comes this part of the interval after another write has nothing to add.
 const HEARTBEAT_SKIPPED: u32 = 10;
 /// A count is material when it has moved by a tenth, or by so many sockets, whichever is more.
@@ -92,7 +95,7 @@ impl Pace<'_> {
     fn has_come(self, lived: Duration, since_written: Duration) -> bool {
         let mut hasher = DefaultHasher::new();
         self.node.hash(&mut hasher);
-        let interval = self.interval.as_millis().max(1);
+        let interval = (self.interval + self.interval / HEARTBEAT_LATER).as_millis().max(1);
         let place = u128::from(hasher.finish()) % interval;
         let round = |at: Duration| (at.as_millis() + place) / interval;
         let Some(since) = since_written.checked_sub(self.interval / HEARTBEAT_SKIPPED) else { return false };

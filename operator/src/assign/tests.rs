@@ -15,8 +15,8 @@ fn planned(cluster: &Cluster) -> Vec<Write> {
 fn only_patch(cluster: &Cluster) -> (Value, Vec<Removed>) {
     let mut writes = planned(cluster);
     match (writes.pop(), writes.pop()) {
-        (Some(Write::Patch { version, spec, done, .. }), None) => {
-            (merge_patch(version.as_deref(), &spec), done)
+        (Some(Write::Patch { version, untrack, spec, done, .. }), None) => {
+            (merge_patch(version.as_deref(), untrack, &spec), done)
         }
         other => panic!("{other:?}"),
     }
@@ -228,6 +228,18 @@ fn an_order_that_cannot_be_decoded_is_not_written_to() {
     cluster.undecodable_order("n1");
     cluster.edit_tuning("web", Tuning::keeping);
     assert_eq!(planned(&cluster), []);
+}
+
+#[test]
+fn an_order_has_the_api_server_forget_who_manages_fields_where_nobody_else_does() {
+    for (noted, sent) in [(Some(Vec::new()), json!([{}])), (None, Value::Null)] {
+        let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
+        let mut object = (*cluster.snapshot.orders["n1"]).clone();
+        object.meta_mut().managed_fields = noted;
+        cluster.snapshot.orders.insert("n1".into(), Arc::new(object));
+        cluster.snapshot.tunings = vec![tuning("web", 31)];
+        assert_eq!(only_patch(&cluster).0["metadata"]["managedFields"], sent);
+    }
 }
 
 #[test]

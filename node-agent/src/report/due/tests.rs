@@ -304,7 +304,7 @@ fn a_fleet_that_begins_at_once_spreads_its_writes_whether_counts_move_or_not() {
             let writes = writes(nodes, interval, interval, urgency);
             let most = writes.iter().max().copied().unwrap_or_default();
             assert!(most <= 80, "{nodes} {urgency:?}: {writes:?}");
-            let round: usize = writes.iter().rev().zip(0..interval).map(|(writes, _)| writes).sum();
+            let round: usize = writes.iter().rev().zip(0..interval * 21 / 20).map(|(writes, _)| writes).sum();
             assert_eq!(round, nodes, "{urgency:?}: {writes:?}");
         }
     }
@@ -328,7 +328,7 @@ fn no_node_is_silent_for_much_longer_than_an_interval() {
                 pace.is_due(Urgency::Heartbeat, written + since, since)
             };
             let first = (0..=120).find(is_due).unwrap();
-            assert!((6..=67).contains(&first), "{first} s");
+            assert!((6..=69).contains(&first), "{first} s");
         }
     }
 }
