@@ -103,7 +103,8 @@ fn carry_out(suite: &Suite) -> Result<(), Failure> {
     tune(suite, 30)?;
     suite.wait_until_applied(TUNING)?;
     under_watch(suite, "upgrade", &["30"], || {
-        Ok(install_or_upgrade(&suite.cluster, &suite.images, &[]).map(drop)?)
+        // As the docs have people do it.
+        Ok(install_or_upgrade(&suite.cluster, &suite.images, &["--reset-then-reuse-values"]).map(drop)?)
     })?;
     let newer = Version::installed(suite, "this")?;
     for (operator, agents) in [(&newer, &older), (&older, &newer), (&older, &older), (&newer, &newer)] {

@@ -112,6 +112,7 @@ fn run(
     wait_until_all_hold(suite, FIN_TIMEOUT, "60")?;
     let untuned = state(suite)?;
     told_once(suite)?;
+    managed_by_nobody(suite, node)?;
     operator.kill()?;
     let kernel_writes = toll.kernel_writes(suite)?;
     let audited = toll.requests(suite)?;
@@ -139,6 +140,13 @@ fn kill_at(operator: &Arc<OwnOperator>, proxy: &Proxy, kill: Option<Kill>) -> Ar
         false
     }));
     killed
+}
+
+/// Fails where the API server still notes who manages which field of an object that was ordered something.
+fn managed_by_nobody(suite: &Suite, node: &str) -> Outcome {
+    let get = ["get", "tcpclosenode", node, "--show-managed-fields", "--output=jsonpath={.metadata.managedFields}"];
+    let managers = suite.cluster.kubectl(&get)?;
+    ensure(managers.is_empty(), || format!("the object of {node} is managed: {managers}"))
 }
 
 /// Fails where an event was told twice.

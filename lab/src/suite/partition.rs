@@ -185,17 +185,22 @@ pub(super) fn agent_log(node: &Node) -> Result<String> {
     Ok(text)
 }
 
-fn not_ready(suite: &Suite) -> Outcome {
-    tuned(suite)?;
-    let node = super::faults::plain_node(suite)?;
+/// Has a Node said not to be Ready, as the control plane does when its kubelet has been silent for 50 s: until this is dropped.
+pub(super) fn turn_not_ready(suite: &Suite, node: &Node) -> Result<Frozen, Failure> {
     let kubelet = super::faults::only(node, "kubelet")?;
     let kubelet = kubelet.ok_or_else(|| Failure(format!("no kubelet on {}", node.name)))?;
     // It would say the contrary at once.
     let frozen = Frozen::new(kubelet)?;
-    let (toll, start) = (Toll::begin(suite)?, Instant::now());
     let patch =
         r#"{"status":{"conditions":[{"type":"Ready","status":"Unknown","reason":"NodeStatusUnknown"}]}}"#;
     suite.cluster.kubectl(&["patch", "node", &node.name, "--subresource=status", "--patch", patch])?;
+    Ok(frozen)
+}
+
+fn not_ready(suite: &Suite) -> Outcome {
+    tuned(suite)?;
+    let (toll, start) = (Toll::begin(suite)?, Instant::now());
+    let frozen = turn_not_ready(suite, super::faults::plain_node(suite)?)?;
     poll_until("it is stale", AT_ONCE, || {
         let object = suite.get("tcpclosetuning", "web")?;
         let (stale, ready) = (&object["status"]["nodes"]["stale"], condition(&object, "Ready"));

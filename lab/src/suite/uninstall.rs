@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::{
     FIN_TIMEOUT, Failure, Outcome, SOON, Suite, Test, ensure, everywhere,
-    faults::plain_node,
+    faults::{operator, plain_node},
     helm::{held_during, identity},
     orders::{all_hold, wait_until_all_hold},
-    partition::Frozen,
+    partition::{Frozen, turn_not_ready},
     privilege::agent,
     toll::{self, Toll, ends_as_without_fault},
 };
@@ -23,8 +23,8 @@ pub(super) const LONG_TESTS: &[Test] = &[
     Test { name: "helm_uninstall_right_after_a_tuning_was_deleted_waits_for_the_nodes", run: just_deleted },
     Test { name: "helm_uninstall_without_an_operator_names_the_nodes_and_goes_on", run: no_operator },
     Test {
-        name: "helm_uninstall_with_an_agent_that_is_silent_names_its_node_and_goes_on",
-        run: silent_agent,
+        name: "helm_uninstall_with_a_dead_node_and_an_agent_that_is_silent_names_both_and_goes_on",
+        run: dead_and_silent,
     },
     Test { name: "helm_uninstall_after_the_definitions_are_gone_goes_on", run: no_definitions },
 ];
@@ -42,16 +42,17 @@ fn in_force(suite: &Suite) -> Outcome {
     suite.wait_until_applied("web").map(drop)
 }
 
-/// Installs the chart with little patience, lets an act precede `helm uninstall`, and installs it again for the next test.
-/// Returns what helm printed.
-fn uninstalled_after(suite: &Suite, act: impl FnOnce() -> Outcome) -> Result<String, Failure> {
+/// Installs the chart with little patience, lets an act precede `helm uninstall`, drops what that returned when helm has
+/// ended, and installs the chart again for the next test. Returns what helm printed.
+fn uninstalled_after<T>(suite: &Suite, act: impl FnOnce() -> Result<T, Failure>) -> Result<String, Failure> {
     install_or_upgrade(&suite.cluster, &suite.images, &["--set", PATIENCE])?;
     in_force(suite)?;
     let (mut said, toll) = (String::new(), Toll::begin(suite)?);
     let held = held_during(suite, || {
-        act()?;
+        let acted = act()?;
         said = uninstall(suite)?;
-        Ok(())
+        drop(acted);
+        nothing_is_left(suite)
     });
     // The logs of the agents have gone with them: what a kernel held shows what it was written.
     let requests = toll.requests(suite);
@@ -75,7 +76,6 @@ fn uninstall(suite: &Suite) -> Result<String, Failure> {
     ensure(output.status.success() && took < BOUNDED, || {
         format!("{} after {took:?}: {said}", output.status)
     })?;
-    nothing_is_left(suite)?;
     Ok(said)
 }
 
@@ -153,19 +153,25 @@ fn no_operator(suite: &Suite) -> Outcome {
     wait_until_all_hold(suite, FIN_TIMEOUT, "60").map(drop)
 }
 
-/// It stands still from before until its pod is killed with the rest.
-fn silent_agent(suite: &Suite) -> Outcome {
-    let node = plain_node(suite)?;
+/// One agent stands still until its pod is killed with the rest; on another node nothing moves any more, and helm waits for
+/// nobody there.
+fn dead_and_silent(suite: &Suite) -> Outcome {
+    let silent = plain_node(suite)?;
+    let (busy, _) = operator(suite)?;
+    let mut others = suite.cluster.nodes().iter();
+    let dead = others.find(|node| ![&busy.name, &silent.name].contains(&&node.name));
+    let dead = dead.ok_or_else(|| Failure("every node is spoken for".into()))?;
     let mut frozen = None;
     let said = uninstalled_after(suite, || {
-        frozen = Some(Frozen::new(agent(node)?)?);
-        Ok(())
+        frozen = Some(Frozen::new(agent(silent)?)?);
+        Ok([Frozen::new(agent(dead)?)?, turn_not_ready(suite, dead)?])
     })?;
     drop(frozen);
-    for other in suite.cluster.nodes() {
-        let named = said.contains(&format!("{}: {FIN_TIMEOUT}: its agent has not answered", other.name));
-        ensure(named == (other.name == node.name), || format!("{}: {said}", other.name))?;
+    for (node, why) in [(silent, "its agent has not answered"), (dead, "its Node is not Ready")] {
+        says(&said, &format!("{}: {FIN_TIMEOUT}: {why}", node.name))?;
     }
+    let named = said.matches(FIN_TIMEOUT).count();
+    ensure(named == 2, || format!("{named} nodes are named: {said}"))?;
     suite.wait_until_applied("web")?;
     ends_as_without_fault(suite, "web", &everywhere(SYSCTLS))?;
     suite.clear()?;
