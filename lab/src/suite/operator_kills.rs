@@ -144,7 +144,8 @@ fn kill_at(operator: &Arc<OwnOperator>, proxy: &Proxy, kill: Option<Kill>) -> Ar
 
 /// Fails where the API server still notes who manages which field of an object that was ordered something.
 fn managed_by_nobody(suite: &Suite, node: &str) -> Outcome {
-    let get = ["get", "tcpclosenode", node, "--show-managed-fields", "--output=jsonpath={.metadata.managedFields}"];
+    let get =
+        ["get", "tcpclosenode", node, "--show-managed-fields", "--output=jsonpath={.metadata.managedFields}"];
     let managers = suite.cluster.kubectl(&get)?;
     ensure(managers.is_empty(), || format!("the object of {node} is managed: {managers}"))
 }
