@@ -81,7 +81,7 @@ pub enum Write {
         version: Option<String>,
         /// The new order. As the JSON of a patch it would take ten times the memory, node by node.
         spec: Box<TcpCloseNodeSpec>,
-        /// Whether the API server is to forget who manages which field, which only its own programs do.
+        /// Whether the API server is to forget who manages which field: nobody but our own programs does.
         untrack: bool,
         /// Keys whose removal was acknowledged and whose entries this patch drops.
         done: Vec<Removed>,
