@@ -18,12 +18,12 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::FIELD_MANAGER;
 use crate::lead::Leadership;
 use crate::metrics::{Fate, Kind, Metrics};
 use crate::resolve::{NodeOrder, Resolution, is_order, is_removed};
 use crate::serve::Health;
 use crate::snapshot::{Node, OrderObject, Snapshot, Tuning};
+use crds::OPERATOR_MANAGER;
 
 /// Requests that are under way at once.
 const CONCURRENT: usize = 16;
@@ -408,13 +408,14 @@ async fn send(client: &Client, write: &Write) -> Result<Taken, Error> {
             {
                 return Ok(Taken::TooLate);
             }
-            let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+            let params = PostParams { field_manager: Some(OPERATOR_MANAGER.into()), ..PostParams::default() };
             let created = api.create(&params, object).await;
             taken(created, |error| Error::Create(error, name.into()))
         }
         Write::Patch { name, version, untrack, spec, .. } => {
             let patch = merge_patch(version.as_deref(), *untrack, spec);
-            let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+            let params =
+                PatchParams { field_manager: Some(OPERATOR_MANAGER.into()), ..PatchParams::default() };
             let patched = api.patch(name, &params, &Patch::Merge(patch)).await;
             taken(patched, |error| Error::Order(error, name.clone()))
         }

@@ -14,13 +14,13 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use tokio::sync::mpsc;
 
-use crate::FIELD_MANAGER;
 use crate::assign::{Removed, Write};
 use crate::lead::Leadership;
 use crate::limit;
 use crate::snapshot::Tuning;
 use crate::summarise::AT_RISK;
 use crate::summarise::condition::Reason;
+use crds::OPERATOR_MANAGER;
 
 /// The API server refuses more.
 const NOTE_MAX: usize = 1024;
@@ -188,7 +188,7 @@ impl Events {
         leadership: Leadership,
     ) -> (Self, impl Future<Output = ()> + use<>) {
         let (sender, mut receiver) = mpsc::channel(WAITING_MAX);
-        let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(identity.into()) };
+        let reporter = Reporter { controller: OPERATOR_MANAGER.into(), instance: Some(identity.into()) };
         let telling = async move {
             while let Some(news) = receiver.recv().await {
                 // What nobody hears of any longer is the successor's to tell.

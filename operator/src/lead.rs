@@ -19,7 +19,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-use crate::FIELD_MANAGER;
+use crds::OPERATOR_MANAGER;
 
 /// The lease, in the operator's namespace.
 const LEASE: &str = "tcp-close-tuning-operator";
@@ -211,7 +211,7 @@ impl Candidate {
 
     /// Writes over the version that was read, and returns what is stored; `None` where somebody was faster.
     async fn write(&self, lease: &Lease) -> Result<Option<Lease>, Error> {
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+        let params = PostParams { field_manager: Some(OPERATOR_MANAGER.into()), ..PostParams::default() };
         let exists = lease.metadata.resource_version.is_some();
         let written = if exists {
             self.leases.replace(LEASE, &params, lease).await

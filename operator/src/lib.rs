@@ -32,8 +32,6 @@ mod fixtures;
 use std::error::Error;
 use std::fmt::Write as _;
 
-pub use crds::OPERATOR_MANAGER as FIELD_MANAGER;
-
 /// An error and what led to it, each said once: some errors repeat their source in their own text.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = words(error);

@@ -14,11 +14,11 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
-use crate::FIELD_MANAGER;
 use crate::lead::Leadership;
 use crate::resolve::{Resolution, is_acknowledged, is_order};
 use crate::snapshot::{Node, NodeCondition, Snapshot};
 use crate::summarise::{Now, clip};
+use crds::OPERATOR_MANAGER;
 
 /// The type of the condition.
 pub const TYPE: &str = "tcpclose.dev/Tuned";
@@ -155,7 +155,7 @@ async fn send(client: &Client, change: &Change, now: Timestamp) -> Result<(), Er
         }] },
     });
     let api = Api::<k8s_openapi::api::core::v1::Node>::all(client.clone());
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    let params = PatchParams { field_manager: Some(OPERATOR_MANAGER.into()), ..PatchParams::default() };
     // Strategic: the conditions of others stay.
     let patch = Patch::Strategic(&patch);
     let sending = api.patch_status(&change.node, &params, &patch);

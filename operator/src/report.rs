@@ -14,12 +14,12 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 
-use crate::FIELD_MANAGER;
 use crate::event::{self, Events};
 use crate::lead::Leadership;
 use crate::metrics::{Fate, Kind, Metrics};
 use crate::snapshot::{Snapshot, Tuning, TuningObject};
 use crate::summarise::{self, SOCKETS};
+use crds::OPERATOR_MANAGER;
 
 /// Counts of sockets alone are not written more often than this.
 const SOCKETS_ALONE: Duration = Duration::from_secs(30);
@@ -265,7 +265,7 @@ impl Reporter {
         version: &str,
         status: &TcpCloseTuningStatus,
     ) -> Result<Answer, Error> {
-        let params = PatchParams::apply(FIELD_MANAGER);
+        let params = PatchParams::apply(OPERATOR_MANAGER);
         let (params, patch) = match &tuning.spec {
             Ok(_) => (params.force(), Patch::Apply(whole(tuning, version, status))),
             Err(_) => (params, Patch::Merge(without_rollout(tuning, version, status))),

@@ -240,7 +240,7 @@ async fn every_event_is_created_in_namespace_default_and_none_is_counted_up() {
         async move { Ok::<_, Infallible>(Response::new(Body::from(event.into_bytes()))) }
     });
     let client = Client::new(service, "default");
-    let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: None };
+    let reporter = Reporter { controller: OPERATOR_MANAGER.into(), instance: None };
     for _ in 0..2 {
         let transition = Transition { warning: true, reason: "Refused".into(), message: "no".into() };
         let news = News { about: reference::<TcpCloseTuning>("web", Some("web-uid")), transition };
