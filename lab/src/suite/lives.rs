@@ -18,7 +18,7 @@ use crate::{
     control_plane::Component,
     error::{Error, Result},
     files, network,
-    process::{Process, marked, pids, run},
+    process::{self, Process, pids, run},
     relay,
     report::{Seen, poll_until},
 };
@@ -120,11 +120,15 @@ struct Traces {
 }
 
 impl Traces {
-    /// Those of a lab of which something runs.
+    /// Those of a lab of which something runs. What was started this moment shows its environment, and so whose it is,
+    /// only once the kernel has laid that out; who started it may go on, and be killed, before.
     fn of(other: &Another) -> Result<Self, Failure> {
         let name = other.checkout.name().to_owned();
-        let marked = marked(&name)?;
-        ensure(!marked.is_empty(), || "nothing of the lab runs".into())?;
+        let mut marked = Vec::new();
+        poll_until("something of the lab runs", SOON, || {
+            marked = process::marked(&name)?;
+            Ok(Seen::when(!marked.is_empty(), || "nothing carries its name".into()))
+        })?;
         let machine = namespaces_of(std::process::id());
         let mut namespaces: BTreeSet<_> = marked.iter().flat_map(|each| namespaces_of(each.pid)).collect();
         namespaces.retain(|each| !machine.contains(each));
