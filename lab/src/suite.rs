@@ -39,6 +39,7 @@ mod gate;
 mod guard;
 mod helm;
 mod hostile;
+mod in_flight;
 mod inputs;
 mod leader;
 mod lives;

@@ -1,4 +1,5 @@
-//! The operator is killed before or after each of its writes: what it leaves, its next life brings to the same end.
+//! The operator is killed before or after each of its writes, during a rollout too: what it leaves, its next life brings to the
+//! same end.
 
 use std::{
     collections::BTreeSet,
@@ -13,9 +14,10 @@ use serde_json::{Value, json};
 
 use super::{
     FIN_TIMEOUT, Failure, Outcome, Suite, Test, ensure,
-    faults::fin_timeout,
+    in_flight::with_one_in_flight_at_most,
     orders::wait_until_all_hold,
     own_operator::{OwnOperator, without_operators},
+    rollout::rolling,
     toll::{Toll, state},
 };
 use crate::{
@@ -62,36 +64,35 @@ struct End {
 }
 
 fn killed_around_each_write(suite: &Suite) -> Outcome {
-    without_operators(suite, || {
-        let (operator, proxy) = OwnOperator::behind_proxy(suite, IDENTITY)?;
-        let start = Instant::now();
-        let Run { end: calm, sent, taken, .. } = run(suite, &operator, &proxy, None)?;
-        println!("    without a kill: {sent} writes, {:.1} s", start.elapsed().as_secs_f64());
-        let nodes = suite.cluster.nodes().len();
-        ensure(calm.kernel_writes == vec![KERNEL_WRITES; nodes], || format!("{calm:?}"))?;
-        let (mut most, mut kills) = (taken, 0);
-        for (number, moment) in
-            (1..=sent).flat_map(|number| [(number, Moment::Before), (number, Moment::After)])
-        {
-            let named = |Failure(why)| Failure(format!("killed {moment:?} write {number}: {why}"));
-            let ran = run(suite, &operator, &proxy, Some((number, moment))).map_err(named)?;
-            ensure(ran.end == calm, || format!("{:#?}\nand not {calm:#?}", ran.end)).map_err(named)?;
-            most = most.max(ran.taken);
-            kills += usize::from(ran.killed);
-        }
-        println!(
-            "    {kills} kills, {:.1} s; writes of the operator to objects of ours: {taken} without a kill, at most {most} with one; \
-             to each kernel: {KERNEL_WRITES} in every run",
-            start.elapsed().as_secs_f64()
-        );
-        ensure(kills + MISSES_MOST >= 2 * sent, || {
-            format!("only {kills} of {} kills met a write", 2 * sent)
-        })?;
-        ensure(most <= taken + COSTS_MOST, || format!("{most} writes, where {taken} are enough"))
-    })
+    without_operators(suite, || with_one_in_flight_at_most(suite, || kill_around_each_write(suite)))
 }
 
-/// A node's object is made anew, a tuning comes and goes.
+fn kill_around_each_write(suite: &Suite) -> Outcome {
+    let (operator, proxy) = OwnOperator::behind_proxy(suite, IDENTITY)?;
+    let start = Instant::now();
+    let Run { end: calm, sent, taken, .. } = run(suite, &operator, &proxy, None)?;
+    println!("    without a kill: {sent} writes, {:.1} s", start.elapsed().as_secs_f64());
+    let nodes = suite.cluster.nodes().len();
+    ensure(calm.kernel_writes == vec![KERNEL_WRITES; nodes], || format!("{calm:?}"))?;
+    let (mut most, mut kills) = (taken, 0);
+    for (number, moment) in (1..=sent).flat_map(|number| [(number, Moment::Before), (number, Moment::After)])
+    {
+        let named = |Failure(why)| Failure(format!("killed {moment:?} write {number}: {why}"));
+        let ran = run(suite, &operator, &proxy, Some((number, moment))).map_err(named)?;
+        ensure(ran.end == calm, || format!("{:#?}\nand not {calm:#?}", ran.end)).map_err(named)?;
+        most = most.max(ran.taken);
+        kills += usize::from(ran.killed);
+    }
+    println!(
+        "    {kills} kills, {:.1} s; writes of the operator to objects of ours: {taken} without a kill, at most {most} with one; \
+         to each kernel: {KERNEL_WRITES} in every run",
+        start.elapsed().as_secs_f64()
+    );
+    ensure(kills + MISSES_MOST >= 2 * sent, || format!("only {kills} of {} kills met a write", 2 * sent))?;
+    ensure(most <= taken + COSTS_MOST, || format!("{most} writes, where {taken} are enough"))
+}
+
+/// A node's object is made anew, a tuning comes, one node after the other, and goes.
 fn run(
     suite: &Suite,
     operator: &Arc<OwnOperator>,
@@ -105,7 +106,7 @@ fn run(
     operator.start()?;
     let node = &suite.cluster.nodes()[0].name;
     suite.cluster.kubectl(&["delete", "tcpclosenode", node])?;
-    suite.tune("web", &fin_timeout(30))?;
+    suite.tune("web", &rolling(30, &["soakSeconds: 1", "maxConcurrent: 1"]))?;
     suite.wait_until_applied("web")?;
     let tuned = state(suite)?;
     suite.clear()?;

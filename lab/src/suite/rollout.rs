@@ -3,13 +3,10 @@
 use std::{
     fs,
     io::Read,
-    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use crds::TcpCloseNode;
-use kube::{Api, api::ListParams};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -18,13 +15,13 @@ use super::{
     cautions::{FEW, TW_BUCKETS},
     condition, ensure, everywhere,
     faults::{BACK, NODE_IS_BACK, fin_timeout, only, plain_node, tuned, wait_for_value_within},
+    in_flight::with_one_in_flight_at_most,
     orders::{all_hold, wait_until_all_hold, wait_until_all_hold_within},
     privilege::agent,
     toll::{Toll, ends_as_without_fault},
 };
 use crate::{
-    bench::client::{Inside, api},
-    error::Result,
+    error::Error,
     node::Node,
     report::{Seen, poll_until},
     up::wait_for_nodes,
@@ -53,14 +50,12 @@ const POOL: &str = "pool=canary";
 /// Kubernetes calls a node NotReady after 50 s, and an agent that misses three reports is silent after 60; the operator turns
 /// every 5 s.
 const LOST: Duration = Duration::from_secs(90);
-/// So many looks at what is in flight.
-const SAMPLES: usize = 1000;
 const FIRST: u8 = 31;
 /// Orders and reports of a few changes, heartbeats, and statuses.
 const MOST: usize = 120;
 
 /// A spec for every node with a rollout, each line of it `field: value`.
-fn rolling(seconds: u8, rollout: &[&str]) -> String {
+pub(super) fn rolling(seconds: u8, rollout: &[&str]) -> String {
     format!("{}\n  rollout:\n    {}", fin_timeout(seconds), rollout.join("\n    "))
 }
 
@@ -225,17 +220,8 @@ fn killed(suite: &Suite) -> Outcome {
 
 fn killed_at_random(suite: &Suite) -> Outcome {
     tuned(suite)?;
-    let (over, toll) = (AtomicBool::new(false), Toll::begin(suite)?);
-    let (sampled, outcome) = thread::scope(|scope| {
-        let sampler = scope.spawn(|| sample(suite, &over));
-        let outcome = flip(suite);
-        over.store(true, Ordering::Relaxed);
-        (sampler.join().unwrap_or_else(|_| Err(Failure("it panicked".into()))), outcome)
-    });
-    let Samples { looks, with_one, most } = sampled?;
-    outcome?;
-    println!("    {looks} samples, {with_one} of them while a node was in flight, at most {most} at once");
-    ensure(most == 1, || format!("{most} nodes were in flight; allowed is 1"))?;
+    let toll = Toll::begin(suite)?;
+    with_one_in_flight_at_most(suite, || flip(suite))?;
     toll.asks_at_most(suite, MOST)?;
     let last = changes(suite).last().map_or(FIRST, |(value, _)| value);
     ends_as_without_fault(suite, "web", &fin_timeout(last))
@@ -250,7 +236,7 @@ fn changes(suite: &Suite) -> impl Iterator<Item = (u8, &Node)> {
 fn random_below(bound: u64) -> Result<u64, Failure> {
     let mut bytes = [0; 8];
     let random = fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    random.map_err(crate::error::Error::file("read", "/dev/urandom"))?;
+    random.map_err(Error::file("read", "/dev/urandom"))?;
     Ok(u64::from_ne_bytes(bytes) % bound)
 }
 
@@ -273,32 +259,4 @@ fn flip(suite: &Suite) -> Outcome {
         ensure(written.iter().all(|writes| *writes <= 1), || format!("{round}: kernel writes {written:?}"))?;
     }
     Ok(())
-}
-
-/// What was seen of nodes in flight: ordered, and not yet acknowledged with every sysctl read back.
-#[derive(Default)]
-struct Samples {
-    looks: usize,
-    with_one: usize,
-    most: usize,
-}
-
-/// Looks at all nodes until the flipping is over, and often enough.
-fn sample(suite: &Suite, over: &AtomicBool) -> Result<Samples, Failure> {
-    let Inside { runtime, client } = Inside::enter(&suite.cluster)?;
-    let nodes = Api::<TcpCloseNode>::all(client);
-    let mut samples = Samples::default();
-    while !over.load(Ordering::Relaxed) || samples.looks < SAMPLES {
-        let listed =
-            runtime.block_on(nodes.list(&ListParams::default())).map_err(api("list TcpCloseNodes"))?;
-        let in_flight = listed.items.iter().filter(|node| {
-            let acknowledged = node.status.as_ref().map(|status| status.observed_generation);
-            acknowledged < node.metadata.generation
-        });
-        let in_flight = in_flight.count();
-        samples.most = samples.most.max(in_flight);
-        samples.with_one += usize::from(in_flight > 0);
-        samples.looks += 1;
-    }
-    Ok(samples)
 }

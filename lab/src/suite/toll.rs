@@ -62,13 +62,19 @@ impl Toll {
     /// Fails where a kernel was not written as often as `kernel` says of its node, or more than `most` writes to objects of the
     /// product were asked for.
     pub(super) fn is(&self, suite: &Suite, kernel: impl Fn(&Node) -> usize, most: usize) -> Outcome {
+        self.wrote(suite, kernel)?;
+        self.asks_at_most(suite, most)
+    }
+
+    /// Fails where a kernel was not written as often as `kernel` says of its node.
+    pub(super) fn wrote(&self, suite: &Suite, kernel: impl Fn(&Node) -> usize) -> Outcome {
         let wanted: Vec<_> = suite.cluster.nodes().iter().map(kernel).collect();
         poll_until(&format!("each kernel was written so often: {wanted:?}"), LOGGED, || {
             let seen = self.kernel_writes(suite)?;
             Ok(Seen::when(seen == wanted, || format!("{seen:?}")))
         })?;
         println!("    kernel writes: {wanted:?}");
-        self.asks_at_most(suite, most)
+        Ok(())
     }
 
     /// Fails where operator and agents have asked for more writes to objects of the product since. Says who has written what.
@@ -90,7 +96,8 @@ fn time(line: &str) -> Result<Timestamp> {
     word.parse().map_err(|error: jiff::Error| Error::Unclear { what: line.into(), why: error.to_string() })
 }
 
-fn is_ours(request: &Request) -> bool {
+/// Whether the operator or an agent asked for a write to an object of the product.
+pub(super) fn is_ours(request: &Request) -> bool {
     request.is_write() && request.user.starts_with(RELEASE) && request.resource.starts_with("tcpclose")
 }
 
