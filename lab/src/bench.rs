@@ -70,7 +70,8 @@ pub enum What {
     },
     /// What a fleet costs: simulated agents and the real operator on a real API server, beside the naive design.
     Fleet {
-        /// How many nodes; may be given several times. By default 3, 100, 1,000, 5,000 and 7,500: more do not fit on two CPUs.
+        /// How many nodes; may be given several times. By default 3, 100, 1,000, 5,000 and 15,000: more than an
+        /// hour on two CPUs.
         #[arg(long)]
         nodes: Vec<usize>,
         /// Instead: whether the operator's memory grows with a million reports, and with 50,000 through an API server.

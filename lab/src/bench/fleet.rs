@@ -26,7 +26,7 @@ pub use growth::{Growth, measure as measure_growth};
 pub use table::Fleet;
 
 /// The sizes that are measured where nobody says otherwise.
-pub(super) const SIZES: [usize; 5] = [3, 100, 1000, 5000, 7500];
+pub(super) const SIZES: [usize; 5] = [3, 100, 1000, 5000, 15_000];
 
 /// Nodes and reports of `--growth`.
 const GROWING: usize = 15_000;

@@ -106,7 +106,7 @@ fn run(
     operator.start()?;
     let node = &suite.cluster.nodes()[0].name;
     suite.cluster.kubectl(&["delete", "tcpclosenode", node])?;
-    suite.tune("web", &rolling(30, &["soakSeconds: 1", "maxConcurrent: 1"]))?;
+    suite.tune("web", &rolling(30, &["soakSeconds: 0", "maxConcurrent: 1"]))?;
     suite.wait_until_applied("web")?;
     let tuned = state(suite)?;
     suite.clear()?;
