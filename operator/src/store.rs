@@ -54,6 +54,16 @@ impl News {
     }
 }
 
+/// What a store keeps.
+pub trait Stored: Resource {
+    /// What it tells somebody who knows what came before it.
+    fn news(&self, known: &Self) -> News;
+
+    /// Takes over from what came before it, and will be dropped, what it only repeats: what stays in memory where it is leaves
+    /// no holes there.
+    fn take_over(&mut self, _known: &mut Self) {}
+}
+
 /// Fills a store.
 pub struct Writer<K> {
     objects: Arc<Mutex<BTreeMap<String, Arc<K>>>>,
@@ -62,12 +72,12 @@ pub struct Writer<K> {
     listed: watch::Sender<bool>,
 }
 
-impl<K: Resource> Writer<K> {
+impl<K: Stored> Writer<K> {
     /// Takes an event in, and returns what it tells; while a list goes on, that waits for its end.
-    pub fn take(&mut self, event: Event<K>, compare: fn(&K, &K) -> News) -> News {
+    pub fn take(&mut self, event: Event<K>) -> News {
         let mut objects = locked(&self.objects);
         match event {
-            Event::Apply(object) => put(&mut objects, object, compare),
+            Event::Apply(object) => put(&mut objects, object),
             Event::Delete(object) => match objects.remove(&object.name_any()) {
                 Some(_) => News::Facts,
                 None => News::None,
@@ -78,7 +88,7 @@ impl<K: Resource> Writer<K> {
             }
             Event::InitApply(object) => {
                 self.seen.insert(object.name_any());
-                put(&mut objects, object, compare);
+                put(&mut objects, object);
                 News::None
             }
             Event::InitDone => {
@@ -91,11 +101,21 @@ impl<K: Resource> Writer<K> {
     }
 }
 
-fn put<K: Resource>(objects: &mut BTreeMap<String, Arc<K>>, object: K, compare: fn(&K, &K) -> News) -> News {
-    let name = object.name_any();
-    let news = objects.get(&name).map_or(News::Facts, |known| compare(known, &object));
+fn put<K: Stored>(objects: &mut BTreeMap<String, Arc<K>>, mut object: K) -> News {
+    let Some(known) = objects.get_mut(&object.name_any()) else {
+        objects.insert(object.name_any(), Arc::new(object));
+        return News::Facts;
+    };
+    let news = object.news(known);
     if news != News::None {
-        objects.insert(name, Arc::new(object));
+        // In its place, unless somebody is looking at what was known.
+        match Arc::get_mut(known) {
+            Some(known) => {
+                object.take_over(known);
+                *known = object;
+            }
+            None => *known = Arc::new(object),
+        }
     }
     news
 }
@@ -126,10 +146,10 @@ mod tests {
     fn nothing_is_listed_until_the_first_list_has_ended() {
         let (store, mut writer) = Store::new();
         for event in [Event::Init, Event::InitApply(node("n1", "a"))] {
-            assert_eq!(writer.take(event, News::between), News::None);
+            assert_eq!(writer.take(event), News::None);
             assert_eq!(store.listed().now_or_never(), None);
         }
-        assert_eq!(writer.take(Event::InitDone, News::between), News::Facts);
+        assert_eq!(writer.take(Event::InitDone), News::Facts);
         assert_eq!(store.listed().now_or_never(), Some(()));
     }
 
@@ -137,15 +157,15 @@ mod tests {
     fn a_new_list_keeps_what_is_the_same_and_forgets_what_is_gone() {
         let (store, mut writer) = Store::new();
         for event in [Event::Init, Event::InitApply(node("n1", "a")), Event::InitApply(node("n2", "a"))] {
-            writer.take(event, News::between);
+            writer.take(event);
         }
-        writer.take(Event::InitDone, News::between);
+        writer.take(Event::InitDone);
         let before = store.objects();
         for event in [Event::Init, Event::InitApply(node("n1", "a"))] {
-            writer.take(event, News::between);
+            writer.take(event);
         }
         assert_eq!(names(&store), ["n1", "n2"], "a list that has not ended says of nobody that it is gone");
-        writer.take(Event::InitDone, News::between);
+        writer.take(Event::InitDone);
         assert_eq!(names(&store), ["n1"]);
         assert!(Arc::ptr_eq(&before["n1"], &store.objects()["n1"]));
     }
@@ -153,7 +173,7 @@ mod tests {
     #[test]
     fn an_event_without_news_changes_nothing() {
         let (store, mut writer) = Store::new();
-        let mut take = |event| writer.take(event, News::between);
+        let mut take = |event| writer.take(event);
         assert_eq!(take(Event::Apply(node("n1", "a"))), News::Facts);
         assert_eq!(take(Event::Apply(node("n1", "a"))), News::None);
         assert_eq!(take(Event::Apply(node("n1", "b"))), News::Facts);

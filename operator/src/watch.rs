@@ -1,31 +1,27 @@
 //! Watch: what the API server holds, kept in memory. The only step that reads from the cluster.
 
 mod line;
+mod order;
 
-use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crds::client::backoff;
-use crds::node::{ObservedTuning, SysctlEntry};
-use crds::shared::Shared;
-use crds::{AGENT_MANAGER, OPERATOR_MANAGER, TcpCloseNode};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use line::Line;
+use order::{Contents, strip_order};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::sanitize;
 use crate::snapshot::{Node, OrderObject, RETRY_AT, Snapshot, Tuning, TuningObject};
-use crate::store::{News, Store, Writer};
-use crate::summarise::leaked;
+use crate::store::{News, Store, Stored, Writer};
 use crate::switch::{self, Switch};
 
 /// Reflections of the three kinds, and of the switch.
@@ -92,10 +88,10 @@ impl Caches {
                 contents.share(order);
             });
             tokio::join!(
-                reflect(of_nodes, node_writer, News::between, &wake, &lines.nodes),
-                reflect(of_tunings, tuning_writer, news_of_tuning, &wake, &lines.tunings),
-                reflect(of_orders, order_writer, news_of_order, &wake, &lines.orders),
-                reflect(of_control, control_writer, News::between, &wake, &lines.control),
+                reflect(of_nodes, node_writer, &wake, &lines.nodes),
+                reflect(of_tunings, tuning_writer, &wake, &lines.tunings),
+                reflect(of_orders, order_writer, &wake, &lines.orders),
+                reflect(of_control, control_writer, &wake, &lines.control),
             );
         };
         (caches, watching)
@@ -177,64 +173,6 @@ fn strip_tuning(object: &mut TuningObject) {
     object.meta_mut().annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
 }
 
-/// Who the API server may say has written a field of an order, where that were our own programs: besides their names what it calls
-/// a program that gave none, as 0.1.0 did, and whoever had written what was there when somebody first applied, as 0.1.0's agents do.
-const OUR_MANAGERS: [&str; 4] = [OPERATOR_MANAGER, AGENT_MANAGER, "unknown", "before-first-apply"];
-
-/// Whether the API server notes who manages which field of an order, and only our own programs do. Nobody reads that, it is an
-/// eighth of the object, and to keep it costs the API server with each report.
-fn is_managed_by_us_alone(object: &OrderObject) -> bool {
-    let ours = |entry: &ManagedFieldsEntry| {
-        entry.manager.as_deref().is_some_and(|manager| OUR_MANAGERS.contains(&manager))
-    };
-    object.meta().managed_fields.as_ref().is_some_and(|entries| entries.iter().all(ours))
-}
-
-/// Drops what nothing here reads, thirty pods' figures first, and makes harmless what an agent may have written. Of who
-/// manages which field an empty list is left, where nobody else does: what an order may have the API server forget.
-fn strip_order(object: &mut OrderObject) {
-    let ours = is_managed_by_us_alone(object);
-    strip(object);
-    object.meta_mut().managed_fields = ours.then(Vec::new);
-    object.meta_mut().owner_references = None;
-    let Ok(TcpCloseNode { status: Some(status), .. }) = &mut object.0 else { return };
-    (status.life, status.agent_version) = (None, None);
-    for row in &mut status.sysctls {
-        (row.tuning, row.changed_by, row.remarks) = Default::default();
-    }
-    status.sysctls.shrink_to_fit();
-    sanitize::status(status);
-    if let Some(pods) = &mut status.pods {
-        pods.most.retain(|pod| leaked(pod).is_some());
-        pods.most.shrink_to_fit();
-    }
-}
-
-/// What orders say, by revision: most nodes of a fleet have the same.
-#[derive(Default)]
-struct Contents(HashMap<String, Content>);
-
-type Content = (Shared<Vec<SysctlEntry>>, Shared<Vec<ObservedTuning>>);
-
-/// More than this are looked through for those that no order has any longer.
-const CONTENTS: usize = 256;
-
-impl Contents {
-    /// Has an order share what it says with others that say the same.
-    fn share(&mut self, order: &mut OrderObject) {
-        let Ok(TcpCloseNode { spec, .. }) = &mut order.0 else { return };
-        if self.0.len() >= CONTENTS && !self.0.contains_key(&spec.revision) {
-            self.0.retain(|_, (sysctls, observe)| !sysctls.is_alone() || !observe.is_alone());
-        }
-        let own = || (spec.sysctls.clone(), spec.observe.clone());
-        let known = self.0.entry(spec.revision.clone()).or_insert_with(own);
-        // The revision is what somebody wrote; two orders may bear it.
-        if (&known.0, &known.1) == (&spec.sysctls, &spec.observe) {
-            (spec.sysctls, spec.observe) = known.clone();
-        }
-    }
-}
-
 /// What the API server says of all objects of one kind, for ever.
 fn all<K>(client: &Client) -> impl Stream<Item = watcher::Result<Event<K>>> + use<K>
 where
@@ -255,31 +193,22 @@ fn is_same_version<K: Resource>(one: &K, other: &K) -> bool {
     one.meta().resource_version.is_some() && version(one) == version(other)
 }
 
-fn news_of_tuning(known: &TuningObject, fresh: &TuningObject) -> News {
-    if is_same_version(known, fresh) { News::None } else { News::Facts }
-}
-
-/// Most reports of a large fleet are heartbeats.
-fn news_of_order(known: &OrderObject, fresh: &OrderObject) -> News {
-    match (&known.0, &fresh.0) {
-        _ if is_same_version(known, fresh) => News::None,
-        (Ok(one), Ok(other)) if one.spec == other.spec && facts(one) == facts(other) => News::Counts,
-        _ => News::Facts,
+impl Stored for Node {
+    fn news(&self, known: &Self) -> News {
+        News::between(known, self)
     }
 }
 
-/// What a report says besides counts, and whether connections skip TIME_WAIT there.
-fn facts(order: &TcpCloseNode) -> impl PartialEq {
-    let TcpCloseNode { metadata, status, .. } = order;
-    let facts = status.as_ref().map(|status| {
-        let overflows = status.rates.as_ref().and_then(|rates| rates.overflows);
-        (
-            (status.observed_generation, &status.observed_revision, &status.node_uid, &status.boot_id),
-            (&status.conditions, &status.node, &status.sysctls, &status.observe),
-            overflows.is_some_and(|rate| rate > 0),
-        )
-    });
-    ((&metadata.uid, metadata.generation, &metadata.deletion_timestamp), facts)
+impl Stored for ConfigMap {
+    fn news(&self, known: &Self) -> News {
+        News::between(known, self)
+    }
+}
+
+impl Stored for TuningObject {
+    fn news(&self, known: &Self) -> News {
+        if is_same_version(known, self) { News::None } else { News::Facts }
+    }
 }
 
 /// Whom news wake.
@@ -288,17 +217,16 @@ struct Wake {
     counts: watch::Sender<u64>,
 }
 
-async fn reflect<K: Resource<DynamicType = ()>>(
+async fn reflect<K: Stored<DynamicType = ()>>(
     events: impl Stream<Item = watcher::Result<Event<K>>>,
     mut writer: Writer<K>,
-    compare: fn(&K, &K) -> News,
     wake: &Wake,
     line: &Mutex<Line>,
 ) {
     let kind = <K as Resource>::plural(&()).into_owned();
     let mut events = std::pin::pin!(without_errors(events, kind, line));
     while let Some(event) = events.next().await {
-        match writer.take(event, compare) {
+        match writer.take(event) {
             News::None => {}
             News::Counts => wake.counts.send_modify(|count| *count += 1),
             News::Facts => wake.facts.send_modify(|count| *count += 1),
@@ -338,72 +266,9 @@ fn locked(line: &Mutex<Line>) -> MutexGuard<'_, Line> {
 
 #[cfg(test)]
 mod tests {
-    use crds::TcpCloseNodeStatus;
-    use crds::node::{PodCounts, Pods, Ports, Rates, States};
     use kube::runtime::watcher::Error;
 
     use super::*;
-    use crate::fixtures::{Cluster, tuning};
-
-    #[test]
-    fn of_thirty_pods_those_that_leak_are_kept_in_memory() {
-        let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
-        cluster.agent_reports("n1", |status| {
-            let leaking = |close_wait| {
-                let states = Some(States { close_wait, ..States::default() });
-                PodCounts { states, ..PodCounts::default() }
-            };
-            let most = [812, 99, 0].map(leaking).to_vec();
-            status.pods = Some(Pods { most, time_wait_and_fin_wait2: Some(7), ..Pods::default() });
-            status.ports = Some(Ports::default());
-        });
-        let mut object = (*cluster.snapshot.orders["n1"]).clone();
-        strip_order(&mut object);
-        let status = object.0.unwrap().status.unwrap();
-        let pods = status.pods.unwrap();
-        assert_eq!((pods.most.len(), pods.time_wait_and_fin_wait2, status.ports), (1, Some(7), None));
-        assert!(status.sockets.is_some());
-    }
-
-    #[test]
-    fn who_manages_which_field_is_kept_in_mind_only_where_the_api_server_may_forget_it() {
-        let kept = |managers: Option<&[&str]>| {
-            let cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
-            let mut object = (*cluster.snapshot.orders["n1"]).clone();
-            let entry = |manager: &&str| ManagedFieldsEntry {
-                manager: Some((*manager).into()),
-                ..ManagedFieldsEntry::default()
-            };
-            object.meta_mut().managed_fields = managers.map(|managers| managers.iter().map(entry).collect());
-            strip_order(&mut object);
-            object.meta().managed_fields.clone()
-        };
-        assert_eq!(kept(Some(&["tcp-close-operator", "tcp-close-agent"])), Some(Vec::new()));
-        assert_eq!(kept(Some(&["unknown", "before-first-apply", "tcp-close-agent"])), Some(Vec::new()));
-        assert_eq!(kept(Some(&["tcp-close-operator", "kubectl-annotate"])), None);
-        assert_eq!(kept(None), None);
-    }
-
-    #[test]
-    fn a_report_is_news_by_what_it_says() {
-        let mut cluster = Cluster::settled(&["n1"], vec![tuning("web", 30)]);
-        let mut report = |change: &dyn Fn(&mut TcpCloseNodeStatus)| {
-            let known = cluster.snapshot.orders["n1"].clone();
-            cluster.agent_reports("n1", |status| change(status));
-            let mut fresh = (*cluster.snapshot.orders["n1"]).clone();
-            fresh.meta_mut().resource_version = Some("fresh".into());
-            let news = news_of_order(&known, &fresh);
-            cluster.snapshot.orders.insert("n1".into(), known);
-            news
-        };
-        assert_eq!(report(&|status| status.reported_at = None), News::Counts);
-        assert_eq!(report(&|status| status.sockets = None), News::Counts);
-        let rates = |overflows| Some(Rates { overflows: Some(overflows), ..Rates::default() });
-        assert_eq!(report(&|status| status.rates = rates(0)), News::Counts);
-        assert_eq!(report(&|status| status.rates = rates(1)), News::Facts);
-        assert_eq!(report(&|status| status.sysctls.clear()), News::Facts);
-        assert_eq!(report(&|status| status.observed_generation += 1), News::Facts);
-    }
 
     #[tokio::test]
     async fn only_what_changes_what_is_known_wakes_the_loops() {
@@ -420,7 +285,7 @@ mod tests {
             Ok(Event::Delete(Node::default())),
         ];
         let wake = Wake { facts, counts };
-        reflect(futures::stream::iter(events), writer, News::between, &wake, &line).await;
+        reflect(futures::stream::iter(events), writer, &wake, &line).await;
         assert_eq!(*woken.borrow_and_update(), 2, "the end of a list, and a Node that is gone");
     }
 
