@@ -33,6 +33,7 @@ use crate::{
     error::{Error, Result},
     files,
     install::install_from_checkout,
+    programs,
     report::say,
     up::{NODES, up},
 };
@@ -100,7 +101,7 @@ pub fn bench(what: &What) -> Result<()> {
     // A few hundred connections a second need no optimisation.
     let is_slow = cfg!(debug_assertions) && !matches!(what, What::Gate { .. });
     if is_slow {
-        return Err(become_release());
+        return become_release(what);
     }
     match what {
         What::Latency { changes } => {
@@ -130,19 +131,20 @@ pub fn bench(what: &What) -> Result<()> {
 }
 
 /// Becomes the same command of a lab that is compiled with optimisation.
-fn become_release() -> Error {
-    let checkout = match Checkout::current() {
-        Ok(checkout) => checkout,
-        Err(error) => return error,
-    };
+fn become_release(what: &What) -> Result<()> {
+    let checkout = Checkout::current()?;
     say("builds the bench with optimisation and starts it");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let mut command = Command::new(&cargo);
     command.current_dir(checkout.root()).args(["run", "--quiet", "--profile", "bench"]);
+    if matches!(what, What::Fleet { growth: true, .. }) {
+        // The operator's code runs in this very process: what it leaves in pieces is its allocator's doing, too.
+        programs::link_alike(&mut command, &checkout)?;
+    }
     command.args(["--package", "lab", "--"]);
     let source = command.args(arguments).exec();
-    Error::Start { program: cargo.to_string_lossy().into_owned(), source }
+    Err(Error::Start { program: cargo.to_string_lossy().into_owned(), source })
 }
 
 /// The machine, and how busy it was: without it a figure says nothing.

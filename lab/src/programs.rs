@@ -57,7 +57,7 @@ pub(crate) fn build(checkout: &Checkout, into: &Path) -> Result<StaticPrograms> 
 
 fn cargo(shared: &SharedBuild, checkout: &Checkout, linking: &Linking) -> Command {
     let mut command = shared.cargo();
-    command.current_dir(checkout.root()).args(["build", "--release", "--target", &linking.target]);
+    command.current_dir(checkout.root()).args(["build", "--release"]);
     // What `cargo lab` was given about its own package would make build scripts (ring's) run again in every checkout.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -65,6 +65,18 @@ fn cargo(shared: &SharedBuild, checkout: &Checkout, linking: &Linking) -> Comman
             command.env_remove(name);
         }
     }
+    link(&mut command, linking);
+    command
+}
+
+/// Has cargo link as both programs are linked, which also decides on their allocator.
+pub(crate) fn link_alike(command: &mut Command, checkout: &Checkout) -> Result<()> {
+    link(command, &linking(checkout)?);
+    Ok(())
+}
+
+fn link(command: &mut Command, linking: &Linking) {
+    command.args(["--target", &linking.target]);
     if let Some(flags) = linking.flags {
         command.env("RUSTFLAGS", flags);
     }
@@ -73,7 +85,6 @@ fn cargo(shared: &SharedBuild, checkout: &Checkout, linking: &Linking) -> Comman
     if std::env::var_os(&compiler).is_none() && on_path("musl-gcc").is_none() {
         command.env(compiler, "gcc");
     }
-    command
 }
 
 /// musl, which rustup adds in seconds; where it cannot be had, glibc linked statically, which is larger.
