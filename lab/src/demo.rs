@@ -1,13 +1,7 @@
 //! The main job, shown on a real cluster: nodes are tuned, their closing sockets reported, what is unsafe refused, and
 //! everything put back. Every number that it prints is read through kubectl or from a kernel.
 
-use std::{
-    fmt::Write as _,
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{fmt::Write as _, path::Path, thread, time::Duration};
 
 use serde_json::Value;
 use tcp_close::sockets::SocketCounts;
@@ -17,6 +11,7 @@ use crate::{
     cluster::Cluster,
     error::{Error, Result},
     install::install_from_checkout,
+    meanwhile::{Work, meanwhile},
     node::Node,
     process,
     report::{Seen, poll_until, wait_until},
@@ -110,14 +105,9 @@ impl Demo<'_> {
         let held = close_some(second, third, first)?;
         self.show_nodes()?;
         // Orphans and FIN_WAIT2 end by themselves, the sooner for being tuned: new ones come while the tuning is awaited.
-        let done = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let traffic = scope.spawn(|| keep_closing([second, third, first], held, &done));
-            let shown = self.show_tuning();
-            done.store(true, Ordering::Relaxed);
-            let made = traffic.join().unwrap_or(Err(Error::NotUp));
-            shown.and(made)
-        })
+        let (made, shown) =
+            meanwhile(|work| keep_closing([second, third, first], held, work), || self.show_tuning());
+        shown.and(made)
     }
 
     fn show_nodes(&self) -> Result<()> {
@@ -256,12 +246,12 @@ fn close_some(orphaned: &Node, waiting: &Node, leaking: &Node) -> Result<Held> {
 }
 
 /// Makes new ones of what ends by itself, until it is told to stop.
-fn keep_closing([orphaned, waiting, leaking]: [&Node; 3], mut held: Held, done: &AtomicBool) -> Result<()> {
-    while !done.load(Ordering::Relaxed) {
+fn keep_closing([orphaned, waiting, leaking]: [&Node; 3], mut held: Held, work: &Work) -> Result<()> {
+    while work.goes_on() {
         held = held.and(close_some(orphaned, waiting, leaking)?);
         // In steps, so that the end of the demo need not wait for a round.
         for _ in 0..50 {
-            if !done.load(Ordering::Relaxed) {
+            if work.goes_on() {
                 thread::sleep(ROUND / 50);
             }
         }

@@ -18,6 +18,7 @@ mod fuzz;
 pub mod images;
 mod inotify;
 mod install;
+mod meanwhile;
 mod namespace;
 mod network;
 mod node;

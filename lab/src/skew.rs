@@ -7,7 +7,6 @@
 use std::{
     collections::BTreeSet,
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -21,6 +20,7 @@ use crate::{
     error::{Error, Result},
     files, images,
     install::{NAMESPACE, RELEASE, install_chart, install_or_upgrade},
+    meanwhile::{Work, meanwhile},
     node::Node,
     process::run,
     report::{during, say},
@@ -167,16 +167,10 @@ fn under_watch(
     expected: &[&str],
     work: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let done = AtomicBool::new(false);
     let start = Instant::now();
-    let (took, seen) = thread::scope(|scope| {
-        let looking = scope.spawn(|| look(suite.cluster.nodes(), &done));
-        let worked = work();
-        let took = start.elapsed();
-        done.store(true, Ordering::Relaxed);
-        let seen = looking.join().map_err(|_| Failure("the witness panicked".into()))??;
-        worked.map(|()| (took, seen))
-    })?;
+    let (seen, took) =
+        meanwhile(|work| look(suite.cluster.nodes(), work), || work().map(|()| start.elapsed()));
+    let (seen, took) = (seen?, took?);
     let values = seen.iter().map(String::as_str).collect::<Vec<_>>();
     println!("{what:<62} {:>5.1} s   kernels held {}", took.as_secs_f64(), values.join(", "));
     ensure(values.iter().all(|value| expected.contains(value)), || {
@@ -185,10 +179,10 @@ fn under_watch(
 }
 
 /// Every value that a node's kernel held until it was done.
-fn look(nodes: &[Node], done: &AtomicBool) -> Result<BTreeSet<String>> {
+fn look(nodes: &[Node], work: &Work) -> Result<BTreeSet<String>> {
     let mut seen = BTreeSet::new();
     loop {
-        let last = done.load(Ordering::Relaxed);
+        let last = !work.goes_on();
         for node in nodes {
             seen.insert(node.read_sysctl(FIN_TIMEOUT)?);
         }

@@ -173,12 +173,16 @@ fn strip_tuning(object: &mut TuningObject) {
     object.meta_mut().annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
 }
 
+/// So many objects come at once where all are listed. A Node has 7 KB and more as it comes, and for a moment a page is there as text
+/// and as objects, beside what is kept: of 500, the library's default, that is megabytes.
+const PAGE: u32 = 100;
+
 /// What the API server says of all objects of one kind, for ever.
 fn all<K>(client: &Client) -> impl Stream<Item = watcher::Result<Event<K>>> + use<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    events(Api::all(client.clone()), watcher::Config::default())
+    events(Api::all(client.clone()), watcher::Config::default().page_size(PAGE))
 }
 
 fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher::Result<Event<K>>> + use<K>

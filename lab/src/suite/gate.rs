@@ -1,10 +1,6 @@
 //! The gate of a rollout on real nodes, with real connections in their namespaces, and without.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{thread, time::Duration};
 
 use serde_json::Value;
 use tcp_close::Sysctl;
@@ -18,6 +14,7 @@ use super::{
     toll::{Toll, ends_as_without_fault, nodes_end_as_without_fault},
 };
 use crate::{
+    meanwhile::{Work, meanwhile},
     node::Node,
     programs::AGENT,
     report::{Seen, poll_until},
@@ -55,33 +52,22 @@ fn gated(sysctls: &[&str], soak: u32, gate: &str) -> String {
 /// Runs work while every node keeps connecting to the next one, and closes first: about 60 connections a second each.
 fn busy<T>(suite: &Suite, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     let nodes = suite.cluster.nodes();
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let peers = nodes.iter().zip(nodes.iter().cycle().skip(1));
-        let loads: Vec<_> =
-            peers.map(|(client, server)| scope.spawn(|| load(client, server, &over))).collect();
-        let result = {
-            let _ends = Ends(&over);
-            work()
-        };
-        for load in loads {
-            load.join().unwrap_or_else(|_| Err(Failure("a load panicked".into())))?;
-        }
-        result
-    })
+    let loads = |work: &Work| {
+        thread::scope(|scope| {
+            let peers = nodes.iter().zip(nodes.iter().cycle().skip(1));
+            let loads: Vec<_> =
+                peers.map(|(client, server)| scope.spawn(|| load(client, server, work))).collect();
+            loads
+                .into_iter()
+                .try_for_each(|load| load.join().unwrap_or_else(|_| Err(Failure("a load panicked".into()))))
+        })
+    };
+    let (loaded, result) = meanwhile(loads, work);
+    loaded.and(result)
 }
 
-/// Ends the loads, however the work ends.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-fn load(client: &Node, server: &Node, over: &AtomicBool) -> Outcome {
-    while !over.load(Ordering::Relaxed) {
+fn load(client: &Node, server: &Node, work: &Work) -> Outcome {
+    while work.goes_on() {
         traffic::time_wait(client, server, 6)?;
         thread::sleep(Duration::from_millis(100));
     }

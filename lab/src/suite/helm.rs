@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -17,6 +16,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     install::{NAMESPACE, install},
+    meanwhile::{Work, meanwhile},
     node::Node,
     process, programs,
 };
@@ -248,10 +248,9 @@ fn progressing(suite: &Suite) -> Outcome {
 
 /// What the nodes' kernels held while something went on, node by node.
 pub(super) fn held_during(suite: &Suite, act: impl FnOnce() -> Outcome) -> Result<BTreeSet<String>, Failure> {
-    let over = AtomicBool::new(false);
-    let look = || {
+    let look = |work: &Work| {
         let mut seen = BTreeSet::new();
-        while !over.load(Ordering::Relaxed) {
+        while work.goes_on() {
             let live: Result<Vec<_>> =
                 suite.cluster.nodes().iter().map(|node: &Node| node.read_sysctl(FIN_TIMEOUT)).collect();
             seen.extend(live?);
@@ -259,14 +258,9 @@ pub(super) fn held_during(suite: &Suite, act: impl FnOnce() -> Outcome) -> Resul
         }
         Ok::<_, Error>(seen)
     };
-    let (acted, seen) = std::thread::scope(|scope| {
-        let looking = scope.spawn(look);
-        let acted = act();
-        over.store(true, Ordering::Relaxed);
-        (acted, looking.join())
-    });
+    let (seen, acted) = meanwhile(look, act);
     acted?;
-    Ok(seen.map_err(|_| Failure("the look at the kernels panicked".into()))??)
+    Ok(seen?)
 }
 
 /// What must survive: which object it is, and what it asks for.

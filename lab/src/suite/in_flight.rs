@@ -1,15 +1,13 @@
 //! How many nodes are on their way at once, seen from beside while something else goes wrong.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-};
-
 use crds::{TcpCloseNode, node::EntryAction};
 use kube::{Api, api::ListParams};
 
 use super::{Failure, Outcome, Suite, ensure};
-use crate::bench::client::{Inside, api};
+use crate::{
+    bench::client::{Inside, api},
+    meanwhile::{Work, meanwhile},
+};
 
 /// So many looks at least.
 const LOOKS: usize = 1000;
@@ -24,13 +22,7 @@ struct Seen {
 
 /// Looks at all nodes while something is done, and fails where more than one was in flight at a time, or none ever was.
 pub(super) fn with_one_in_flight_at_most(suite: &Suite, work: impl FnOnce() -> Outcome) -> Outcome {
-    let over = AtomicBool::new(false);
-    let (seen, outcome) = thread::scope(|scope| {
-        let looking = scope.spawn(|| look(suite, &over));
-        let outcome = work();
-        over.store(true, Ordering::Relaxed);
-        (looking.join().unwrap_or_else(|_| Err(Failure("who looks at the nodes panicked".into()))), outcome)
-    });
+    let (seen, outcome) = meanwhile(|work| look(suite, work), work);
     outcome?;
     let Seen { looks, with_one, most } = seen?;
     println!("    {looks} looks, {with_one} of them while a node was in flight, at most {most} at once");
@@ -38,11 +30,11 @@ pub(super) fn with_one_in_flight_at_most(suite: &Suite, work: impl FnOnce() -> O
     ensure(most == 1, || format!("{most} nodes were in flight; allowed is 1"))
 }
 
-fn look(suite: &Suite, over: &AtomicBool) -> Result<Seen, Failure> {
+fn look(suite: &Suite, work: &Work) -> Result<Seen, Failure> {
     let Inside { runtime, client } = Inside::enter(&suite.cluster)?;
     let nodes = Api::<TcpCloseNode>::all(client);
     let mut seen = Seen::default();
-    while !over.load(Ordering::Relaxed) {
+    while work.goes_on() {
         let listed =
             runtime.block_on(nodes.list(&ListParams::default())).map_err(api("list TcpCloseNodes"))?;
         let in_flight = listed.items.iter().filter(|node| is_in_flight(node)).count();

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     files,
+    meanwhile::{Work, meanwhile},
     namespace::NetNamespace,
     node::PAUSE_IMAGE,
     process::{self, on_path, run_with_input},
@@ -106,21 +107,18 @@ fn churn(suite: &Suite) -> Outcome {
     let own: Vec<String> = [&agent, "observe", "--output", "json"].map(str::to_owned).to_vec();
     // Else connect() takes over what is in TIME_WAIT, from loopback to loopback.
     Space::run_in_new(&[set("tcp_tw_reuse", 0)], |_| {
-        let (is_over, made) = (AtomicBool::new(false), AtomicU64::new(0));
-        thread::scope(|scope| {
-            let churning = scope.spawn(|| close_connections(&is_over, &made));
-            let looked = look_at_churn(suite, &own, &made);
-            is_over.store(true, Ordering::Relaxed);
-            churning.join().unwrap_or_else(|_| Err(unclear("the churn panicked".into()))).map(|()| looked)
-        })
+        let made = AtomicU64::new(0);
+        let (churned, looked) =
+            meanwhile(|work| close_connections(work, &made), || look_at_churn(suite, &own, &made));
+        churned.map(|()| looked)
     })?
 }
 
 /// Makes connections whose client closes first, and says how many are in TIME_WAIT or about to be.
-fn close_connections(is_over: &AtomicBool, made: &AtomicU64) -> Result<()> {
+fn close_connections(work: &Work, made: &AtomicU64) -> Result<()> {
     let address = (ADDRESS, PORT + 1).into();
     let listener = listen_on(address)?;
-    while !is_over.load(Ordering::Relaxed) && made.load(Ordering::Relaxed) < CHURN_MAX {
+    while work.goes_on() && made.load(Ordering::Relaxed) < CHURN_MAX {
         let mut client = connect_to(address)?;
         let (mut server, _) = listener.accept().map_err(Error::system("accept a connection"))?;
         shut_down(&client)?;
@@ -394,24 +392,22 @@ fn last_process_ends(_: &Suite) -> Outcome {
 
 /// Runs something while another thread reads every namespace as fast as can be.
 fn while_sampled<T>(work: impl FnOnce() -> T) -> Result<T> {
-    let (started, stop) = (AtomicBool::new(false), AtomicBool::new(false));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let (mut pods, mut at) = (pods(), Timestamp::now());
-            while !stop.load(Ordering::Relaxed) {
-                at += Duration::from_secs(60);
-                pods.count(at);
-                pods.count_events(Duration::ZERO);
-                while pods.read_next_states(at) && !stop.load(Ordering::Relaxed) {
-                    started.store(true, Ordering::Relaxed);
-                }
+    let started = AtomicBool::new(false);
+    let sample = |work: &Work| {
+        let (mut pods, mut at) = (pods(), Timestamp::now());
+        while work.goes_on() {
+            at += Duration::from_secs(60);
+            pods.count(at);
+            pods.count_events(Duration::ZERO);
+            while pods.read_next_states(at) && work.goes_on() {
+                started.store(true, Ordering::Relaxed);
             }
-        });
-        let states_are_read = || Ok(Seen::when(started.load(Ordering::Relaxed), || "none yet".into()));
-        let outcome = poll_until("states are read", SOON, states_are_read).map(|_| work());
-        stop.store(true, Ordering::Relaxed);
-        outcome
-    })
+        }
+    };
+    let states_are_read = || Ok(Seen::when(started.load(Ordering::Relaxed), || "none yet".into()));
+    let ((), outcome) =
+        meanwhile(sample, || poll_until("states are read", SOON, states_are_read).map(|_| work()));
+    outcome
 }
 
 /// The test can fail: an open file keeps the namespace.

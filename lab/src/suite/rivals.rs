@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,6 +18,7 @@ use super::{
 use crate::{
     error::Error,
     files,
+    meanwhile::{Work, meanwhile},
     node::Node,
     programs::AGENT,
     report::{Seen, poll_until},
@@ -106,20 +106,16 @@ fn given_up(suite: &Suite, node: &Node) -> Outcome {
 
 /// Does something while another program changes a value all the time.
 fn while_fighting(node: &Node, work: impl FnOnce() -> Outcome) -> Outcome {
-    let ended = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let fighter = scope.spawn(|| {
-            while !ended.load(Ordering::Relaxed) {
-                node.write_sysctl(FIN_TIMEOUT, FOREIGN)?;
-                std::thread::sleep(PACE);
-            }
-            Ok::<_, Error>(())
-        });
-        let outcome = work();
-        ended.store(true, Ordering::Relaxed);
-        fighter.join().unwrap_or_else(|_| Ok(()))?;
-        outcome
-    })
+    let fights = |work: &Work| {
+        while work.goes_on() {
+            node.write_sysctl(FIN_TIMEOUT, FOREIGN)?;
+            std::thread::sleep(PACE);
+        }
+        Ok::<_, Error>(())
+    };
+    let (fought, outcome) = meanwhile(fights, work);
+    fought?;
+    outcome
 }
 
 /// What another program has written since stays when the tuning goes, and the node says both values.

@@ -1,10 +1,6 @@
 //! Somebody else writes to our objects as fast as can be.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use crds::{TcpCloseNode, TcpCloseTuning};
 use kube::{
@@ -18,12 +14,13 @@ use super::{
     FIN_TIMEOUT, Failure, Outcome, Suite, Test, ensure,
     faults::{fin_timeout, tuned},
     orders::wait_until_all_hold_within,
-    toll::{Toll, ends_as_without_fault, is_ours},
+    toll::{Toll, ends_as_without_fault, is_ours, say},
 };
 use crate::{
-    audit::{Counts, Request},
+    audit::Request,
     bench::client::{Inside, api},
     error::Result,
+    meanwhile::{Work, meanwhile},
 };
 
 pub(super) const LONG_TESTS: &[Test] = &[Test {
@@ -47,19 +44,11 @@ fn storm(suite: &Suite) -> Outcome {
     tuned(suite)?;
     let node = suite.cluster.nodes()[0].name.clone();
     let toll = Toll::begin(suite)?;
-    let ended = AtomicBool::new(false);
-    let (outcome, written) = thread::scope(|scope| {
-        let storms = [
-            scope.spawn(|| write_on::<TcpCloseTuning>(suite, "web", &ended)),
-            scope.spawn(|| write_on::<TcpCloseNode>(suite, &node, &ended)),
-        ];
-        let outcome = lands(suite);
-        ended.store(true, Ordering::Relaxed);
-        let written = storms.map(|storm| storm.join().map_err(|_| Failure("a storm panicked".into())));
-        (outcome, written)
-    });
-    let [on_tuning, on_node] = written;
-    let (on_tuning, on_node) = (on_tuning??, on_node??);
+    let (on_tuning, (on_node, outcome)) = meanwhile(
+        |work| write_on::<TcpCloseTuning>(suite, "web", work),
+        || meanwhile(|work| write_on::<TcpCloseNode>(suite, &node, work), || lands(suite)),
+    );
+    let (on_tuning, on_node) = (on_tuning?, on_node?);
     println!("    {on_tuning} foreign writes to the tuning and {on_node} to a node's object meanwhile");
     outcome?;
     ensure(on_tuning >= STORM && on_node >= STORM, || "that was no storm".into())?;
@@ -89,7 +78,7 @@ fn lands(suite: &Suite) -> Outcome {
 }
 
 /// Writes an annotation again and again; returns how often.
-fn write_on<K>(suite: &Suite, name: &str, ended: &AtomicBool) -> Result<usize>
+fn write_on<K>(suite: &Suite, name: &str, work: &Work) -> Result<usize>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
@@ -98,7 +87,7 @@ where
     let params = PatchParams::apply(MANAGER);
     inside.runtime.block_on(async {
         let mut count = 0;
-        while !ended.load(Ordering::Relaxed) {
+        while work.goes_on() {
             count += 1;
             let patch = json!({
                 "apiVersion": K::api_version(&()),
@@ -113,7 +102,7 @@ where
 
 /// Ours that were taken are as many as without a storm; those that met one of the other's are few beside them.
 fn costs_no_write_more(requests: &[Request], foreign: usize) -> Outcome {
-    println!("    API writes: {}", Counts(requests));
+    say(requests);
     let (taken, refused): (Vec<_>, Vec<_>) =
         requests.iter().filter(|request| is_ours(request)).partition(|request| request.was_taken());
     let [taken, refused] = [taken, refused].map(|requests| requests.len());

@@ -1,17 +1,18 @@
 //! What is not of the agent's making: other programs that write, other agents, other lives of the kernel, mounts that lead
 //! elsewhere, disks that take nothing.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use super::{
-    FIN_TIMEOUT, Failure, Outcome, Suite, Test,
+    FIN_TIMEOUT, Outcome, Suite, Test,
     alone::{Alone, FAILED, IN_FORCE, command, ends, holds, says, set, wait_until_it_holds, with_mounts},
     ensure,
 };
-use crate::{namespace::NetNamespace, process::run};
+use crate::{
+    meanwhile::{Work, meanwhile},
+    namespace::NetNamespace,
+    process::run,
+};
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "a_foreign_write_through_another_procfs_is_put_right_within_10_s", run: another_procfs },
@@ -66,21 +67,17 @@ fn fight(suite: &Suite) -> Outcome {
         let agent = alone.watch()?;
         wait_until_it_holds(FIN_TIMEOUT, "30", NOTICED)?;
         let net = NetNamespace::of_this_thread()?;
-        let over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                net.run(|| {
-                    while !over.load(Ordering::Relaxed) {
-                        let _ = set(FIN_TIMEOUT, "45");
-                        std::thread::sleep(BLOW);
-                    }
-                })
-            });
-            let took = agent.wait_until_it_says("Contended", GIVEN_UP);
-            over.store(true, Ordering::Relaxed);
-            println!("    given up after {:.1} s", took?.as_secs_f64());
-            Ok::<_, Failure>(())
-        })?;
+        let fights = |work: &Work| {
+            net.run(|| {
+                while work.goes_on() {
+                    let _ = set(FIN_TIMEOUT, "45");
+                    std::thread::sleep(BLOW);
+                }
+            })
+        };
+        let (fought, took) = meanwhile(fights, || agent.wait_until_it_says("Contended", GIVEN_UP));
+        println!("    given up after {:.1} s", took?.as_secs_f64());
+        fought?;
         set(FIN_TIMEOUT, "45")?;
         drop(agent);
         says(&ends(&mut command(&alone.restore()), IN_FORCE)?, "RestoreSkipped")?;

@@ -85,9 +85,14 @@ impl Toll {
 
 /// Fails where operator and agents have asked for more writes to objects of the product. Says who has written what.
 pub(super) fn are_at_most(requests: &[Request], most: usize) -> Outcome {
-    println!("    API writes: {}", Counts(requests));
+    say(requests);
     let asked = requests.iter().filter(|request| is_ours(request)).count();
     ensure(asked <= most, || format!("{asked} API writes, where at most {most} are allowed"))
+}
+
+/// Says who has written what.
+pub(super) fn say(requests: &[Request]) {
+    println!("    API writes: {}", Counts(requests));
 }
 
 /// When a line of a container's log was written: its first word.
