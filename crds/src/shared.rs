@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A value that can be cloned without a copy. In texts and schemas it is the value itself; whoever changes it gets a copy.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Eq)]
 pub struct Shared<T>(Arc<T>);
 
 impl<T> Shared<T> {
@@ -25,6 +25,12 @@ impl<T> Shared<T> {
     /// Whether nobody else has it.
     pub fn is_alone(&self) -> bool {
         Arc::strong_count(&self.0) == 1
+    }
+}
+
+impl<T: PartialEq> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_one(other) || self.0 == other.0
     }
 }
 
@@ -48,9 +54,9 @@ impl<T: Clone> DerefMut for Shared<T> {
     }
 }
 
-impl<T> FromIterator<T> for Shared<Vec<T>> {
-    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
-        Vec::from_iter(items).into()
+impl<T: FromIterator<I>, I> FromIterator<I> for Shared<T> {
+    fn from_iter<Items: IntoIterator<Item = I>>(items: Items) -> Self {
+        T::from_iter(items).into()
     }
 }
 

@@ -22,7 +22,7 @@ use crate::lead::Leadership;
 use crate::metrics::{Fate, Kind, Metrics};
 use crate::resolve::{NodeOrder, Resolution, is_order, is_removed};
 use crate::serve::Health;
-use crate::snapshot::{Node, OrderObject, Snapshot, Tuning};
+use crate::snapshot::{Node, OrderObject, Snapshot, Tuning, in_step};
 use crds::OPERATOR_MANAGER;
 
 /// Requests that are under way at once.
@@ -144,11 +144,15 @@ pub fn plan(snapshot: &Snapshot, resolution: &Resolution) -> Vec<Write> {
     let (nodes, watched) = (resolution.orders.len(), watched(snapshot));
     let of_fleet = (report_interval_seconds(nodes), counts_interval_seconds(nodes));
     let mut revisions = Revisions::default();
-    let orders = resolution.orders.iter().filter_map(|(name, order)| {
-        let node = snapshot.nodes.get(name)?;
+    let nodes = in_step(
+        snapshot.nodes_with_objects().map(|(name, node, object)| (name, (node, object))),
+        &resolution.orders,
+    );
+    let orders = nodes.filter_map(|(name, (node, object), order)| {
+        let order = order?;
         let is_watched = watched.contains(name.as_str());
         let intervals = if is_watched { (WATCHED_INTERVAL_SECONDS, None) } else { of_fleet };
-        plan_node(node, order, revisions.of(order), intervals, snapshot)
+        plan_node(node, object, order, revisions.of(order), intervals, snapshot)
     });
     let orphans = snapshot.orders.iter().filter(|(name, _)| !snapshot.nodes.contains_key(*name));
     orders.chain(orphans.map(|(name, object)| delete(name, object))).collect()
@@ -181,6 +185,7 @@ impl<'a> Revisions<'a> {
 
 fn plan_node(
     node: &Node,
+    object: Option<&OrderObject>,
     order: &NodeOrder,
     revision: String,
     (report_interval_seconds, counts_interval_seconds): (u32, Option<u32>),
@@ -194,12 +199,11 @@ fn plan_node(
         sysctls: order.entries.clone(),
         observe: order.observe.clone(),
     };
-    let object = snapshot.orders.get(node.name());
     let stored = object.and_then(|object| object.0.as_ref().ok());
     match stored {
         None => Some(Write::Create { object: Box::new(new_object(node, spec)), instead_of: None }),
         Some(stored) if stored.spec.node_uid != spec.node_uid => {
-            let instead_of = object.map(|object| Orphan::of(object));
+            let instead_of = object.map(Orphan::of);
             Some(Write::Create { object: Box::new(new_object(node, spec)), instead_of })
         }
         Some(stored) if stored.spec == spec || snapshot.switch.freezes() => None,

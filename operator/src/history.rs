@@ -72,11 +72,13 @@ impl History {
         self.nodes
             .retain(|name, heard| snapshot.nodes.get(name).is_some_and(|node| node.uid() == heard.node_uid));
         let lost = lost(snapshot);
-        for (name, node) in &snapshot.nodes {
-            let order = snapshot.order_of(node);
+        for (name, node, order) in snapshot.nodes_with_orders() {
             let status = order.and_then(|order| order.status.as_ref());
             let first = || Heard::first(node, status, lost.contains(name.as_str()), now);
-            let heard = self.nodes.entry(name.clone()).or_insert_with(first);
+            let heard = match self.nodes.get_mut(name) {
+                Some(heard) => heard,
+                None => self.nodes.entry(name.clone()).or_insert_with(first),
+            };
             heard.note(node, status, now);
             heard.note_interval(order);
         }

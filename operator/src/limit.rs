@@ -24,7 +24,7 @@ use undone::{Undone, Weight, undone};
 
 use crate::event::Transition;
 use crate::resolve::{Resolution, is_acknowledged, is_order, orders_of, release};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, in_step};
 use crate::summarise::{self, Now};
 use crate::switch::Switch;
 
@@ -150,8 +150,8 @@ impl Limiter {
 
     fn note_in_flight(&mut self, snapshot: &Snapshot, now: Instant) {
         let before = std::mem::take(&mut self.in_flight);
-        for (name, node) in snapshot.nodes.iter().filter(|(_, node)| node.is_ready()) {
-            let Some(order) = snapshot.order_of(node) else { continue };
+        for (name, _, order) in snapshot.nodes_with_orders().filter(|(_, node, _)| node.is_ready()) {
+            let Some(order) = order else { continue };
             let undoes = |entry| !is_order(entry) || undone::is_rollback(entry);
             if !is_acknowledged(order) && order.spec.sysctls.iter().any(undoes) {
                 let revision = &order.spec.revision;
@@ -252,8 +252,8 @@ impl Limited {
             return self.release(snapshot);
         }
         let all = snapshot.switch.freezes();
-        let held = |name: &&String| snapshot.nodes.get(*name).is_some_and(|node| node.is_held());
-        let names: Vec<_> = self.resolution.orders.keys().filter(|name| all || held(name)).cloned().collect();
+        let kept = snapshot.nodes.iter().filter(|(_, node)| all || node.is_held());
+        let names: Vec<_> = kept.map(|(name, _)| name.clone()).collect();
         for name in names {
             self.keep(&name, snapshot, if all { Why::Switch } else { Why::Label });
         }
@@ -288,8 +288,11 @@ fn at_once(nodes: usize) -> usize {
 
 /// What the orders would undo, by node; nodes where they undo nothing are left out.
 fn undoing(snapshot: &Snapshot, wanted: &Resolution) -> BTreeMap<String, Vec<Undone>> {
-    let each = wanted.orders.keys().map(|name| (name.clone(), undone_on(name, snapshot, wanted)));
-    each.filter(|(_, undone)| !undone.is_empty()).collect()
+    let stored = snapshot.nodes_with_orders().filter_map(|(name, _, order)| Some((name, &order?.spec)));
+    let both =
+        in_step(stored, &wanted.orders).filter_map(|(name, stored, order)| Some((name, stored, order?)));
+    let each = both.map(|(name, stored, order)| (name, undone(stored, order)));
+    each.filter(|(_, undone)| !undone.is_empty()).map(|(name, undone)| (name.clone(), undone)).collect()
 }
 
 fn undone_on(name: &str, snapshot: &Snapshot, wanted: &Resolution) -> Vec<Undone> {

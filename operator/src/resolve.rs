@@ -10,7 +10,7 @@
 mod content;
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crds::TcpCloseNode;
 use crds::node::{EntryAction, ObservedTuning, SysctlEntry, TuningReference};
@@ -19,7 +19,7 @@ use crds::state::State;
 use crds::tuning::{Mode, RemovalPolicy, TcpCloseTuningSpec};
 use tcp_close::Sysctl;
 
-use crate::snapshot::{Node, Snapshot, Tuning};
+use crate::snapshot::{Node, OrderObject, Snapshot, Tuning, in_step};
 pub use content::{Content, Contents, orders_of};
 use content::{Offer, hold};
 
@@ -41,7 +41,7 @@ pub struct NodeOrder {
     /// Tunings that only observe it, by name.
     pub observe: Shared<Vec<ObservedTuning>>,
     /// How every tuning that enforces something here fares.
-    pub claims: Vec<Claim>,
+    pub claims: Shared<Vec<Claim>>,
 }
 
 /// How a tuning fares with one of its sysctls on one node.
@@ -77,25 +77,98 @@ pub enum Standing {
 /// What is to be ordered on every node, where the tunings have these contents there.
 pub fn resolve(snapshot: &Snapshot, contents: &Contents) -> Resolution {
     let tunings = Ranked::new(&snapshot.tunings);
-    let mut last = NodeOrder::default();
+    let mut known = Known::default();
     let orders = snapshot
-        .nodes
-        .iter()
-        .map(|(name, node)| (name, node, snapshot.orders.get(name)))
+        .nodes_with_objects()
         .filter(|(_, node, object)| node.is_linux() || object.is_some())
         // What an undecodable order holds is unknown: it stays as it is.
         .filter(|(_, _, object)| object.is_none_or(|object| object.0.is_ok()))
         .map(|(name, node, object)| {
             let prior = object.and_then(|object| node.order_in(object));
-            let mut order = resolve_node(node, prior, &tunings, contents);
-            // What is new is the same on many nodes.
-            keep_one(&mut order.entries, &last.entries);
-            keep_one(&mut order.observe, &last.observe);
-            last.clone_from(&order);
-            (name.clone(), order)
+            (name.clone(), known.resolve(Case::of(node, prior, &tunings, contents), prior, &tunings))
         })
         .collect();
     Resolution { orders }
+}
+
+/// What decides on a node's order, besides what its agent reports of keys that are being put back.
+#[derive(PartialEq, Eq, Hash)]
+struct Case {
+    /// The tunings that enforce something there, by their rank, and which content they have for it.
+    enforce: Vec<(usize, Content)>,
+    /// Those that only observe it.
+    observe: Vec<usize>,
+    /// What it has been ordered, by the places in memory: while a snapshot lives, they stand for it.
+    prior: Option<[usize; 2]>,
+}
+
+impl Case {
+    fn of(node: &Node, prior: Option<&TcpCloseNode>, tunings: &Ranked<'_>, contents: &Contents) -> Self {
+        let enforce = tunings.enforce.iter().enumerate().filter(|(_, (tuning, _))| tuning.matches(node));
+        let observe = tunings.observe.iter().enumerate().filter(|(_, (tuning, _))| tuning.matches(node));
+        Self {
+            enforce: enforce
+                .map(|(rank, (tuning, _))| (rank, contents.of(&tuning.uid, node.name())))
+                .collect(),
+            observe: observe.map(|(rank, _)| rank).collect(),
+            prior: prior.map(|prior| [prior.spec.sysctls.place(), prior.spec.observe.place()]),
+        }
+    }
+}
+
+/// Cases that have been resolved: the nodes of a fleet are few.
+#[derive(Default)]
+struct Known {
+    cases: HashMap<Case, NodeOrder>,
+    last: NodeOrder,
+}
+
+impl Known {
+    fn resolve(&mut self, case: Case, prior: Option<&TcpCloseNode>, tunings: &Ranked<'_>) -> NodeOrder {
+        let is_like_others = prior.is_none_or(|prior| prior.spec.sysctls.iter().all(is_order));
+        if let Some(known) = self.cases.get(&case).filter(|_| is_like_others) {
+            return known.clone();
+        }
+        let mut order = resolve_case(&case, prior, tunings);
+        // What is new is the same in many cases.
+        keep_one(&mut order.entries, &self.last.entries);
+        keep_one(&mut order.observe, &self.last.observe);
+        keep_one(&mut order.claims, &self.last.claims);
+        self.last.clone_from(&order);
+        if is_like_others {
+            self.cases.insert(case, order.clone());
+        }
+        order
+    }
+}
+
+/// A node that a tuning is for.
+#[derive(Clone, Copy)]
+pub struct Matched<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The Node.
+    pub node: &'a Node,
+    /// The object of its name.
+    pub object: Option<&'a OrderObject>,
+    /// What is wanted there.
+    pub wanted: Option<&'a NodeOrder>,
+}
+
+impl<'a> Matched<'a> {
+    /// The order of this very Node, where it can be read.
+    pub fn order(&self) -> Option<&'a TcpCloseNode> {
+        self.node.order_in(self.object?)
+    }
+}
+
+/// The nodes that a tuning is for, by name.
+pub fn matched<'a>(tuning: &Tuning, snapshot: &'a Snapshot, wants: &'a Resolution) -> Vec<Matched<'a>> {
+    let nodes = snapshot.nodes_with_objects().filter(|(_, node, _)| tuning.matches(node));
+    let nodes = nodes.map(|(name, node, object)| (name, (node, object)));
+    in_step(nodes, &wants.orders)
+        .map(|(name, (node, object), wanted)| Matched { name, node, object, wanted })
+        .collect()
 }
 
 /// Tunings by what they may do, those that enforce in the order of precedence.
@@ -128,18 +201,11 @@ pub fn precedence<'a>(tuning: &'a Tuning, spec: &TcpCloseTuningSpec) -> impl Ord
     (Reverse(spec.priority()), tuning.created, &tuning.name)
 }
 
-fn resolve_node(
-    node: &Node,
-    prior: Option<&TcpCloseNode>,
-    tunings: &Ranked<'_>,
-    contents: &Contents,
-) -> NodeOrder {
-    let matching = tunings.enforce.iter().filter(|(tuning, _)| tuning.matches(node));
-    let offers: Vec<_> = matching
-        .map(|(tuning, spec)| Offer::new(tuning, spec, contents.of(&tuning.uid, node.name()), prior))
-        .collect();
-    let observers: Vec<_> =
-        tunings.observe.iter().filter(|(tuning, _)| tuning.matches(node)).copied().collect();
+fn resolve_case(case: &Case, prior: Option<&TcpCloseNode>, tunings: &Ranked<'_>) -> NodeOrder {
+    let ranked = case.enforce.iter().map(|(rank, content)| (tunings.enforce[*rank], *content));
+    let offers: Vec<_> =
+        ranked.map(|((tuning, spec), content)| Offer::new(tuning, spec, content, prior)).collect();
+    let observers: Vec<_> = case.observe.iter().map(|rank| tunings.observe[*rank]).collect();
     let mut order = NodeOrder::default();
     for sysctl in Sysctl::ALL {
         let last = prior.and_then(|prior| entry_of(prior, sysctl.name()));

@@ -1,7 +1,6 @@
 //! What is known of the cluster at one moment: the input of every step that only computes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crds::tuning::{Labels, Mode, RolloutStatus, StableRevision};
 use crds::{
@@ -14,6 +13,7 @@ use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 
 use crate::node_condition;
+use crate::store::Objects;
 use crate::switch::Switch;
 
 /// The label that every Linux node carries.
@@ -49,7 +49,7 @@ pub struct NodeLabels(Box<str>);
 impl NodeLabels {
     /// The value of a label.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+        self.0.split('\n').find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
     }
 }
 
@@ -86,6 +86,11 @@ pub struct NodeCondition {
     /// `KubeletReady`
     #[serde(default)]
     pub reason: String,
+}
+
+/// Why an object cannot be decoded; `None` where it can.
+pub fn unreadable(object: &OrderObject) -> Option<&str> {
+    object.0.as_ref().err().map(|invalid| invalid.error.as_str())
 }
 
 /// What an agent has reported on this order: before it does, a status holds nothing that it said.
@@ -251,33 +256,68 @@ impl Tuning {
     }
 }
 
+/// What comes in the order of its names, each with what a map has of that name.
+pub fn in_step<'a, T, V>(
+    named: impl Iterator<Item = (&'a String, T)>,
+    map: &'a BTreeMap<String, V>,
+) -> impl Iterator<Item = (&'a String, T, Option<&'a V>)> {
+    let mut others = map.iter().peekable();
+    named.map(move |(name, thing)| {
+        while others.next_if(|(other, _)| *other < name).is_some() {}
+        let found = others.next_if(|(other, _)| *other == name);
+        (name, thing, found.map(|(_, found)| found))
+    })
+}
+
 /// Everything that was listed, as it stands now.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Nodes by name.
-    pub nodes: BTreeMap<String, Arc<Node>>,
+    pub nodes: Objects<Node>,
     /// Tunings, by name.
     pub tunings: Vec<Tuning>,
     /// Orders and reports by node name.
-    pub orders: BTreeMap<String, Arc<OrderObject>>,
+    pub orders: Objects<OrderObject>,
     /// What the switch says.
     pub switch: Switch,
 }
 
 impl Snapshot {
+    /// Every Node by name, with the object of that name. For a large fleet this costs far less than to look each one up.
+    pub fn nodes_with_objects(&self) -> impl Iterator<Item = (&String, &Node, Option<&OrderObject>)> {
+        let nodes = self.nodes.iter().map(|(name, node)| (name, &**node));
+        in_step(nodes, &self.orders).map(|(name, node, object)| (name, node, object.map(|object| &**object)))
+    }
+
+    /// Every Node by name, with the order of this very Node.
+    pub fn nodes_with_orders(&self) -> impl Iterator<Item = (&String, &Node, Option<&TcpCloseNode>)> {
+        self.nodes_with_objects()
+            .map(|(name, node, object)| (name, node, object.and_then(|object| node.order_in(object))))
+    }
+
     /// The order of this very Node: one of an earlier Node of the same name is not adopted, and one that cannot be decoded
     /// says nothing.
     pub fn order_of(&self, node: &Node) -> Option<&TcpCloseNode> {
         node.order_in(self.orders.get(node.name())?)
     }
 
-    /// Why the object of this name cannot be decoded; `None` where it can, or where there is none.
-    pub fn unreadable_order(&self, name: &str) -> Option<&str> {
-        self.orders.get(name)?.0.as_ref().err().map(|invalid| invalid.error.as_str())
-    }
-
     /// The tuning of this uid.
     pub fn tuning(&self, uid: &str) -> Option<&Tuning> {
         self.tunings.iter().find(|tuning| tuning.uid == uid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_step_finds_what_a_map_has_of_each_name_and_passes_over_the_rest() {
+        let names = ["b", "c", "e"].map(String::from);
+        let map = BTreeMap::from(["a", "b", "d", "e", "f"].map(|name| (name.to_string(), name)));
+        let in_order = names.iter().zip(1..);
+        let found: Vec<_> =
+            in_step(in_order, &map).map(|(name, at, found)| (name.as_str(), at, found.copied())).collect();
+        assert_eq!(found, [("b", 1, Some("b")), ("c", 2, None), ("e", 3, Some("e"))]);
     }
 }

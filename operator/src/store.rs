@@ -4,21 +4,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crds::shared::Shared;
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 use tokio::sync::watch;
 
-/// Objects by name.
+/// Objects by name. Who has them need not fear that they change: the store copies them before it does.
+pub type Objects<K> = Shared<BTreeMap<String, Arc<K>>>;
+
+/// What a watch has shown.
 #[derive(Clone)]
 pub struct Store<K> {
-    objects: Arc<Mutex<BTreeMap<String, Arc<K>>>>,
+    objects: Arc<Mutex<Objects<K>>>,
     listed: watch::Receiver<bool>,
 }
 
 impl<K> Store<K> {
     /// An empty store, and who fills it.
     pub fn new() -> (Self, Writer<K>) {
-        let objects = Arc::<Mutex<_>>::default();
+        let objects = Arc::<Mutex<Objects<K>>>::default();
         let (tell, listed) = watch::channel(false);
         (Self { objects: objects.clone(), listed }, Writer { objects, seen: BTreeSet::new(), listed: tell })
     }
@@ -31,7 +35,7 @@ impl<K> Store<K> {
     }
 
     /// Everything as it is now.
-    pub fn objects(&self) -> BTreeMap<String, Arc<K>> {
+    pub fn objects(&self) -> Objects<K> {
         locked(&self.objects).clone()
     }
 }
@@ -66,7 +70,7 @@ pub trait Stored: Resource {
 
 /// Fills a store.
 pub struct Writer<K> {
-    objects: Arc<Mutex<BTreeMap<String, Arc<K>>>>,
+    objects: Arc<Mutex<Objects<K>>>,
     /// What a list that has not ended yet has shown.
     seen: BTreeSet<String>,
     listed: watch::Sender<bool>,
@@ -101,20 +105,20 @@ impl<K: Stored> Writer<K> {
     }
 }
 
-fn put<K: Stored>(objects: &mut BTreeMap<String, Arc<K>>, mut object: K) -> News {
-    let Some(known) = objects.get_mut(&object.name_any()) else {
-        objects.insert(object.name_any(), Arc::new(object));
-        return News::Facts;
-    };
-    let news = object.news(known);
-    if news != News::None {
-        // In its place, unless somebody is looking at what was known.
-        match Arc::get_mut(known) {
-            Some(known) => {
-                object.take_over(known);
-                *known = object;
-            }
-            None => *known = Arc::new(object),
+fn put<K: Stored>(objects: &mut Objects<K>, mut object: K) -> News {
+    let name = object.name_any();
+    let news = objects.get(&name).map_or(News::Facts, |known| object.news(known));
+    if news == News::None {
+        return news;
+    }
+    // In its place, unless somebody is looking at what was known.
+    match objects.get_mut(&name).and_then(Arc::get_mut) {
+        Some(known) => {
+            object.take_over(known);
+            *known = object;
+        }
+        None => {
+            objects.insert(name, Arc::new(object));
         }
     }
     news
@@ -139,7 +143,7 @@ mod tests {
     }
 
     fn names(store: &Store<Node>) -> Vec<String> {
-        store.objects().into_keys().collect()
+        store.objects().keys().cloned().collect()
     }
 
     #[test]

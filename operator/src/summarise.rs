@@ -20,7 +20,7 @@ use jiff::Timestamp;
 
 use crate::history::History;
 use crate::limit::Why;
-use crate::resolve::{Resolution, is_order, orders_of};
+use crate::resolve::{Resolution, is_order, matched, orders_of};
 use crate::rollout;
 use crate::snapshot::{Node, Snapshot, Tuning};
 use class::{Class, Finding};
@@ -91,10 +91,11 @@ fn summarise_decoded(
     now: Now,
 ) -> TcpCloseTuningStatus {
     let was_ready = past.was_in_force();
-    let mut findings = class::find(tuning, spec, snapshot, resolution, history, was_ready, now.clock);
+    let matched = matched(tuning, snapshot, resolution);
+    let mut findings = class::find(tuning, spec, &matched, history, was_ready, now.clock);
     let is_reachable =
         |node: &Node, order: Option<&TcpCloseNode>| class::is_heard(node, order, history, now.clock);
-    let members = rollout::members(tuning, snapshot, resolution, &is_reachable);
+    let members = rollout::members(tuning, &matched, &is_reachable);
     let progress = match spec.mode {
         Mode::Enforce => {
             let strays = rollout::strays(tuning, snapshot, &is_reachable);

@@ -1,7 +1,6 @@
 //! Confirm: look again before something is undone. A watch can lag, and one that was answered by an API server that is
 //! behind can lag far.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use kube::{Api, Client};
 use super::{Limited, Limiter};
 use crate::resolve::Resolution;
 use crate::snapshot::{Node, Snapshot, Tuning};
+use crate::store::Objects;
 use crate::summarise::Now;
 
 /// More nodes than this are listed, not read one by one.
@@ -119,9 +119,9 @@ fn with_metadata(
     snapshot: &Snapshot,
     asked: impl Fn(&String) -> bool,
     found: Vec<ObjectMeta>,
-) -> BTreeMap<String, Arc<Node>> {
+) -> Objects<Node> {
     let others = snapshot.nodes.iter();
-    let mut nodes: BTreeMap<_, _> =
+    let mut nodes: Objects<Node> =
         others.filter(|(name, _)| !asked(name)).map(|(name, node)| (name.clone(), node.clone())).collect();
     nodes.extend(found.into_iter().filter_map(|metadata| {
         let name = metadata.name.clone()?;

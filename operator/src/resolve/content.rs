@@ -11,7 +11,7 @@ use super::is_order;
 use crate::snapshot::Tuning;
 
 /// Which content of a tuning a node is to have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Content {
     /// What its spec says.
     #[default]

@@ -55,7 +55,7 @@ fn a_conflict_is_judged_anew_when_a_priority_or_a_label_changes() {
     let mut cluster = one_node(vec![tuning("a", 10).created(1), tuning("b", 20).created(2)]);
     let b_fares = |cluster: &Cluster| {
         let claims = cluster.order("n1").claims;
-        claims.into_iter().find(|claim| claim.tuning == "b-uid").map(|claim| claim.standing)
+        claims.iter().find(|claim| claim.tuning == "b-uid").map(|claim| claim.standing.clone())
     };
     assert_eq!(b_fares(&cluster), Some(Standing::Conflict { with: "a-uid".into() }));
     cluster.edit_tuning("b", |b| b.priority(1));
@@ -115,6 +115,28 @@ fn a_deleted_tuning_is_restored_until_the_node_says_so() {
     assert_eq!(cluster.spoken("n1"), ["tcp_fin_timeout Restore by a"], "acknowledged, not done");
     cluster.agents_apply();
     assert!(cluster.spoken("n1").is_empty());
+}
+
+#[test]
+fn of_nodes_with_one_order_each_loses_an_entry_by_its_own_acknowledgement() {
+    let mut cluster = Cluster::settled(&["n1", "n2", "n3"], vec![tuning("a", 10)]);
+    cluster.delete_tuning("a");
+    cluster.assign();
+    let place =
+        |cluster: &Cluster, node| cluster.snapshot.orders[node].0.as_ref().unwrap().spec.sysctls.place();
+    assert_eq!(place(&cluster, "n1"), place(&cluster, "n2"));
+    cluster.agent_reports("n2", |status| status.sysctls[0].state = "Restored".into());
+    let left = ["n1", "n2", "n3"].map(|node| cluster.spoken(node).len());
+    assert_eq!(left, [1, 0, 1]);
+}
+
+#[test]
+fn nodes_of_one_case_share_what_is_resolved_and_others_do_not() {
+    let cluster = Cluster::settled(&["n1", "n2", "n3"], vec![tuning("a", 10), tuning("b", 20).on("n3")]);
+    let orders = cluster.resolve().orders;
+    let [one, other, third] = ["n1", "n2", "n3"].map(|node| &orders[node]);
+    assert!(one.entries.is_one(&other.entries) && one.claims.is_one(&other.claims));
+    assert_eq!((one.claims.len(), third.claims.len()), (1, 2));
 }
 
 #[test]

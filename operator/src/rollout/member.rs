@@ -7,8 +7,8 @@ use crds::tuning::RolloutStatus;
 use sha2::{Digest, Sha256};
 
 use super::begin::has_given_up;
-use crate::resolve::{Claim, Resolution, Standing, is_acknowledged, is_order, orders_of};
-use crate::snapshot::{Node, Snapshot, Tuning};
+use crate::resolve::{Claim, Matched, Standing, is_acknowledged, is_order, orders_of};
+use crate::snapshot::{Node, Tuning};
 
 /// A node that a tuning is for.
 #[derive(Clone, Debug)]
@@ -38,20 +38,19 @@ pub struct Member<'a> {
 /// Whether a Node, which has this order, can be ordered something.
 pub type IsReachable<'a> = &'a dyn Fn(&Node, Option<&TcpCloseNode>) -> bool;
 
-/// The nodes that a tuning is for, by name.
+/// The nodes that a tuning is for, as its rollout sees them.
 pub fn members<'a>(
     tuning: &'a Tuning,
-    snapshot: &'a Snapshot,
-    wants: &Resolution,
+    matched: &[Matched<'a>],
     is_reachable: IsReachable<'_>,
 ) -> Vec<Member<'a>> {
-    let matched = snapshot.nodes.iter().filter(|(_, node)| tuning.matches(node));
-    let members = matched.map(|(name, node)| {
-        let claims = wants.orders.get(name).map_or(&[][..], |order| &order.claims);
+    let members = matched.iter().map(|matched| {
+        let (node, order) = (matched.node, matched.order());
+        let claims = matched.wanted.map_or(&[][..], |order| &order.claims);
         let wins = claims.iter().any(|claim| claim.tuning == tuning.uid && claim.standing == Standing::Wins);
-        let order = snapshot.order_of(node);
         let heir_to = order.and_then(|order| heir_to(order, &tuning.uid, claims));
-        Member { wins, heir_to, ..Member::new(name, node, order, &tuning.uid, is_reachable(node, order)) }
+        let reachable = is_reachable(node, order);
+        Member { wins, heir_to, ..Member::new(matched.name, node, order, &tuning.uid, reachable) }
     });
     members.collect()
 }

@@ -9,7 +9,7 @@ use super::canary::canaries;
 use super::member::IsReachable;
 use super::stray::{Stray, strays};
 use super::{Member, begin, members};
-use crate::resolve::{Content, Contents, Resolution, precedence};
+use crate::resolve::{Content, Contents, Resolution, matched, precedence};
 use crate::snapshot::{Snapshot, Tuning};
 
 /// A rollout that has not reached every node.
@@ -33,7 +33,7 @@ pub fn place(
     let mut all: Vec<_> = enforced
         .filter(|(tuning, _)| !begin::is_everywhere(tuning))
         .map(|(tuning, spec)| {
-            let members = members(tuning, snapshot, wants, is_reachable);
+            let members = members(tuning, &matched(tuning, snapshot, wants), is_reachable);
             let rollout = begin::current(tuning, spec, tuning.status.as_ref(), &members);
             let strays = strays(tuning, snapshot, is_reachable);
             Rolling { tuning, spec, rollout, members, strays }

@@ -25,9 +25,8 @@ pub fn strays<'a>(tuning: &Tuning, snapshot: &'a Snapshot, is_reachable: IsReach
     if is_everywhere(tuning) {
         return Vec::new();
     }
-    let with_orders =
-        snapshot.nodes.iter().filter_map(|(name, node)| Some((name, node, snapshot.order_of(node)?)));
-    let strays = with_orders.filter_map(|(name, node, order)| {
+    let strays = snapshot.nodes_with_orders().filter_map(|(name, node, order)| {
+        let order = order?;
         let mut of_name =
             order.spec.sysctls.iter().map(|entry| &entry.tuning).filter(|by| by.name == tuning.name);
         let by = of_name.find(|by| by.uid != tuning.uid || !tuning.matches(node))?;

@@ -11,10 +11,10 @@ use tcp_close::Sysctl;
 
 use crate::history::{self, History};
 use crate::limit::Why;
-use crate::resolve::{Claim, NodeOrder, Resolution, Standing, is_acknowledged};
+use crate::resolve::{Claim, Matched, NodeOrder, Standing, is_acknowledged};
 use crate::rollout::advance::{LOST, Progress};
 use crate::rollout::member::Member;
-use crate::snapshot::{HOLD_LABEL, Node, Snapshot, Tuning, report_in};
+use crate::snapshot::{HOLD_LABEL, Node, Snapshot, Tuning, report_in, unreadable};
 
 /// How often an agent reports before it has an order.
 const INTERVAL: Duration = Duration::from_secs(20);
@@ -107,22 +107,21 @@ pub struct Finding<'a> {
 pub fn find<'a>(
     tuning: &Tuning,
     spec: &TcpCloseTuningSpec,
-    snapshot: &'a Snapshot,
-    resolution: &'a Resolution,
+    matched: &[Matched<'a>],
     history: &History,
     was_ready: bool,
     now: Instant,
 ) -> Vec<Finding<'a>> {
-    let matched = snapshot.nodes.iter().filter(|(_, node)| tuning.matches(node));
     matched
-        .map(|(name, node)| {
+        .iter()
+        .map(|matched| {
+            let Matched { name, node, object, wanted } = *matched;
             let mut finding = Finding {
                 held: node.is_held(),
                 held_back: history.held_back(name).cloned(),
                 ..Finding::new(name)
             };
-            let order = snapshot.order_of(node);
-            let wanted = resolution.orders.get(name);
+            let order = matched.order();
             if let Some(wanted) = wanted {
                 finding.note_claims(tuning, wanted, order);
             }
@@ -132,7 +131,7 @@ pub fn find<'a>(
                 (finding.class, finding.message) = why;
                 finding.joining = finding.class == Class::Pending;
             }
-            let unreadable = if order.is_none() { snapshot.unreadable_order(name) } else { None };
+            let unreadable = object.and_then(unreadable);
             if let Some(error) = unreadable.filter(|_| node.is_ready()) {
                 finding.joining = false;
                 finding.message =
@@ -158,8 +157,7 @@ pub fn is_heard(node: &Node, order: Option<&TcpCloseNode>, history: &History, no
 
 /// Nodes that look as if they could be ordered something, and whose agents have fallen silent.
 pub fn silent(snapshot: &Snapshot, history: &History, now: Instant) -> BTreeSet<String> {
-    let with_orders = snapshot.nodes.iter().map(|(name, node)| (name, node, snapshot.order_of(node)));
-    let silent = with_orders.filter(|(_, node, order)| {
+    let silent = snapshot.nodes_with_orders().filter(|(_, node, order)| {
         node.is_reporting(*order) && silence(node, *order, true, history, now).is_some()
     });
     silent.map(|(name, ..)| name.clone()).collect()
@@ -218,7 +216,7 @@ impl<'a> View<'a, '_> {
 
     /// Whether the stored order says this already.
     fn is_ordered(&self, entry: &SysctlEntry) -> bool {
-        self.order.spec.sysctls.contains(entry)
+        self.order.spec.sysctls.is_one(&self.wanted.entries) || self.order.spec.sysctls.contains(entry)
     }
 
     fn row(&self, name: &str) -> Option<&'a SysctlStatus> {

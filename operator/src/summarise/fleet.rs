@@ -7,7 +7,7 @@ use crds::tuning::SocketSums;
 use super::{class, count, sums};
 use crate::history::History;
 use crate::resolve::Resolution;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, in_step};
 
 /// What is known of all Linux nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,17 +26,18 @@ pub struct Fleet {
 
 /// What is known of all Linux nodes.
 pub fn fleet(snapshot: &Snapshot, resolution: &Resolution, history: &History, now: Instant) -> Fleet {
-    let nodes: Vec<_> = snapshot.nodes.iter().filter(|(_, node)| node.is_linux()).collect();
-    let orders = nodes.iter().filter_map(|(_, node)| Some((node, snapshot.order_of(node)?)));
+    let nodes: Vec<_> = snapshot.nodes_with_orders().filter(|(_, node, _)| node.is_linux()).collect();
+    let orders = nodes.iter().filter_map(|(_, node, order)| Some((node, (*order)?)));
     let heard: Vec<_> =
         orders.filter(|(node, order)| class::is_heard(node, Some(order), history, now)).collect();
-    let silence = nodes.iter().map(|(name, _)| history.silence(name, now).of_reports);
-    let is_matched = |name: &String| {
-        resolution.orders.get(name).is_some_and(|order| !order.claims.is_empty() || !order.observe.is_empty())
-    };
+    let silence = nodes.iter().map(|(name, ..)| history.silence(name, now).of_reports);
+    let wanted = in_step(nodes.iter().map(|(name, ..)| (*name, ())), &resolution.orders);
+    let matched = wanted.filter(|(.., wanted)| {
+        wanted.is_some_and(|order| !order.claims.is_empty() || !order.observe.is_empty())
+    });
     Fleet {
         nodes: count(nodes.len()),
-        matched: count(nodes.iter().filter(|(name, _)| is_matched(name)).count()),
+        matched: count(matched.count()),
         silent: count(nodes.len() - heard.len()),
         oldest_report: silence.max().unwrap_or_default(),
         sockets: sums::sums(heard.iter().filter_map(|(_, order)| order.status.as_ref())),

@@ -15,11 +15,16 @@ pub fn leaked(pod: &PodCounts) -> Option<u64> {
     (leaked >= LEAK_MIN).then_some(leaked)
 }
 
-/// Names the pod of a node that leaks most.
-pub(super) fn said(report: &TcpCloseNodeStatus) -> Option<String> {
+/// The pod of a node that leaks most: how many sockets, its namespace and its name.
+pub(super) fn worst(report: &TcpCloseNodeStatus) -> Option<(u64, &str, &str)> {
     let named = report.pods.iter().flat_map(|pods| &pods.most);
     let named = named.filter_map(|pod| Some((leaked(pod)?, pod.namespace.as_deref()?, pod.name.as_deref()?)));
-    let (leaked, namespace, name) = named.max()?;
+    named.max()
+}
+
+/// Names that pod.
+pub(super) fn said(report: &TcpCloseNodeStatus) -> Option<String> {
+    let (leaked, namespace, name) = worst(report)?;
     let (leaked, state) = (two_digits(leaked), State::CloseWait.name());
     Some(format!("pod {namespace}/{name} leaks {leaked} {state}: no sysctl helps"))
 }

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use crds::TcpCloseNodeStatus;
 use crds::node::{States, SysctlStatus};
 use crds::tuning::{RefusalSummary, WorstNode};
 use tcp_close::sockets::{State, two_digits};
@@ -28,17 +29,24 @@ const DRIFTED: &str = "Drifted";
 
 /// The nodes that need a look most: where something is wrong, then where most sockets close.
 pub(super) fn worst(findings: &[Finding<'_>]) -> Vec<WorstNode> {
-    let mut troubled: Vec<_> = findings.iter().filter_map(trouble).collect();
-    troubled.sort_by_key(|(rank, worst)| (*rank, worst.name.clone()));
-    let mut busy: Vec<_> =
-        findings.iter().filter(|finding| trouble(finding).is_none()).filter_map(busy).collect();
-    busy.sort_by_key(|(sockets, worst)| (Reverse(*sockets), worst.name.clone()));
-    let troubled = troubled.into_iter().map(|(_, worst)| worst);
-    troubled.chain(busy.into_iter().map(|(_, worst)| worst)).take(WORST_MAX).collect()
+    // By name among equals, as they come.
+    let (mut troubled, mut others) = (Vec::new(), Vec::new());
+    for finding in findings {
+        match trouble(finding) {
+            Some((rank, reason)) => troubled.push((rank, reason, finding)),
+            None => others.extend(busy(finding).map(|sockets| (sockets, finding))),
+        }
+    }
+    troubled.sort_by_key(|(rank, ..)| *rank);
+    others.sort_by_key(|(sockets, _)| Reverse(*sockets));
+    let troubled = troubled.into_iter().map(|(_, reason, finding)| (finding, reason));
+    let listed = troubled.chain(others.into_iter().map(|(_, finding)| (finding, SOCKETS)));
+    listed.take(WORST_MAX).map(|(finding, reason)| worst_node(finding, reason)).collect()
 }
 
-fn trouble(finding: &Finding<'_>) -> Option<(u8, WorstNode)> {
-    let (rank, reason) = match finding.class {
+/// What is wrong on a node, and how much that needs a look: the lower, the more.
+fn trouble(finding: &Finding<'_>) -> Option<(u8, &'static str)> {
+    Some(match finding.class {
         // The next operator reads here who is lost.
         Class::Lost => (0, LOST),
         Class::WriteFailed | Class::AgentMissing => (1, "Failed"),
@@ -49,35 +57,44 @@ fn trouble(finding: &Finding<'_>) -> Option<(u8, WorstNode)> {
         Class::Stale => (3, "Stale"),
         Class::Held => (3, "Held"),
         Class::Pending => (4, "Pending"),
-        Class::Updated | Class::Waiting => return overlay(finding),
-    };
-    Some((rank, worst_node(finding, reason, &finding.message)))
+        // What needs a look where everything is in force.
+        Class::Updated | Class::Waiting if !finding.at_risk.is_empty() => (5, AT_RISK),
+        Class::Updated | Class::Waiting if !finding.drifted.is_empty() => (6, DRIFTED),
+        Class::Updated | Class::Waiting => return None,
+    })
 }
 
-/// What needs a look where everything is in force.
-fn overlay(finding: &Finding<'_>) -> Option<(u8, WorstNode)> {
-    if let Some(row) = finding.at_risk.first() {
-        return Some((5, worst_node(finding, AT_RISK, &said(row))));
-    }
-    let drifted: Vec<_> = finding.drifted.iter().map(|row| row.name.as_str()).collect();
-    let message = format!("another program changes {}", drifted.join(", "));
-    (!drifted.is_empty()).then(|| (6, worst_node(finding, DRIFTED, &message)))
+/// How many sockets close on a node, if there is anything to say of them.
+fn busy(finding: &Finding<'_>) -> Option<u64> {
+    let report = finding.report?;
+    let total = report.sockets.as_ref().map_or(0, |sockets| closing(&sockets.states));
+    (total > 0 || leak::worst(report).is_some()).then_some(total)
 }
 
-fn worst_node(finding: &Finding<'_>, reason: &str, message: &str) -> WorstNode {
-    let message = clip(message, WORST_MESSAGE_MAX);
+fn worst_node(finding: &Finding<'_>, reason: &str) -> WorstNode {
+    let message = clip(&message(finding, reason), WORST_MESSAGE_MAX);
     WorstNode { name: finding.node.into(), reason: reason.into(), message }
 }
 
-fn busy(finding: &Finding<'_>) -> Option<(u64, WorstNode)> {
-    let report = finding.report?;
-    let total = report.sockets.as_ref().map_or(0, |sockets| closing(&sockets.states));
-    let said = report.sockets.iter().flat_map(|sockets| by_state(&sockets.states));
-    let said = said.filter(|(count, _)| *count > 0);
-    let said = said.map(|(count, state)| format!("{} {}", two_digits(count), state.name()));
-    let parts = [said.collect::<Vec<_>>().join(", "), leak::said(report).unwrap_or_default()];
-    let message = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
-    (!message.is_empty()).then(|| (total, worst_node(finding, SOCKETS, &message)))
+fn message(finding: &Finding<'_>, reason: &str) -> String {
+    let in_force = matches!(finding.class, Class::Updated | Class::Waiting);
+    match (reason, finding.at_risk.first()) {
+        (SOCKETS, _) => finding.report.map(sockets).unwrap_or_default(),
+        (AT_RISK, Some(row)) => said(row),
+        (DRIFTED, _) if in_force => {
+            let drifted: Vec<_> = finding.drifted.iter().map(|row| row.name.as_str()).collect();
+            format!("another program changes {}", drifted.join(", "))
+        }
+        _ => finding.message.clone(),
+    }
+}
+
+fn sockets(report: &TcpCloseNodeStatus) -> String {
+    let counts = report.sockets.iter().flat_map(|sockets| by_state(&sockets.states));
+    let counts = counts.filter(|(count, _)| *count > 0);
+    let counts = counts.map(|(count, state)| format!("{} {}", two_digits(count), state.name()));
+    let parts = [counts.collect::<Vec<_>>().join(", "), leak::said(report).unwrap_or_default()];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 fn by_state(states: &States) -> [(u64, State); 6] {

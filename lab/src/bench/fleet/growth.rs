@@ -221,7 +221,7 @@ fn settled(nodes: usize) -> Result<String> {
     node.strip();
     let name = node.name_any();
     let snapshot = Snapshot {
-        nodes: [(name, Arc::new(node))].into(),
+        nodes: [(name, Arc::new(node))].into_iter().collect(),
         tunings: vec![Tuning::from(&decoded::<TuningObject>(TUNING)?)],
         ..Snapshot::default()
     };

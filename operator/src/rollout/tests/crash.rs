@@ -255,7 +255,11 @@ fn never_more_in_flight(labels_flap: bool) {
                 operator.cluster.label(name, "role", role);
             }
             let lag = dice.some(NODES, 2);
-            operator.stale = before.into_iter().filter(|(name, _)| lag.contains(name)).collect();
+            operator.stale = before
+                .iter()
+                .filter(|(name, _)| lag.contains(*name))
+                .map(|(name, order)| (name.clone(), order.clone()))
+                .collect();
             for name in names(NODES) {
                 if down.contains(&name) {
                     operator.cluster.node_is_down(&name);
