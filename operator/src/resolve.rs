@@ -116,7 +116,7 @@ impl Case {
     }
 }
 
-/// Cases that have been resolved: the nodes of a fleet are few.
+/// Cases that have been resolved: however many nodes a fleet has, they are few cases.
 #[derive(Default)]
 struct Known {
     cases: HashMap<Case, NodeOrder>,
