@@ -45,8 +45,10 @@ pub(crate) struct Crowd {
     pub(crate) nodes: PathBuf,
     /// A folder for the journals; a file system in memory is mounted on it that nobody else sees.
     pub(crate) journals: PathBuf,
-    /// How often an agent looks at its kernel.
+    /// How often an agent looks at its kernel, but for the first ones.
     pub(crate) turn: Duration,
+    /// How many look as often as real agents do: those whose nodes are timed.
+    pub(crate) timed: usize,
     /// How many agents start in a second.
     pub(crate) starts_per_second: u32,
     /// Instead of agents: writers of the naive design, each of which writes so often.

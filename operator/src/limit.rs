@@ -23,6 +23,7 @@ pub use held::{HeldBack, Why};
 use undone::{Undone, Weight, undone};
 
 use crate::event::Transition;
+use crate::pace::Spent;
 use crate::resolve::{Resolution, is_acknowledged, is_order, orders_of, release};
 use crate::snapshot::{Snapshot, in_step};
 use crate::summarise::{self, Now};
@@ -70,8 +71,8 @@ pub struct Limited {
     pub doubtful: Vec<String>,
     /// How long the next of the others still has to wait.
     pub wake: Option<Duration>,
-    /// How long the fresh look took: waiting is no computing.
-    pub looked: Duration,
+    /// What the fresh look took: waiting is no computing.
+    pub looked: Spent,
     /// Tunings that have just begun to wait with many nodes, and what to tell people of them.
     pub news: Vec<(Tuning, Transition)>,
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 use crate::lead::Leadership;
@@ -15,7 +16,7 @@ const ORDER_AFTER: Duration = Duration::ZERO;
 const STATUS_AFTER: Duration = Duration::from_millis(150);
 /// Counts alone, of which many nodes have news in each second, come to a status (or to the metrics) in this time.
 const COUNTS_AFTER: Duration = Duration::from_secs(1);
-/// After a turn, facts wait this many times as long as it computed, so that a loop takes at most a third of a core.
+/// After a turn, facts wait this many times as long as the CPU computed it, so that a loop takes at most a third of a core.
 const REST: u32 = 2;
 /// The same for counts, which move all the time in a large fleet: a tenth of a core.
 const REST_OF_COUNTS: u32 = 9;
@@ -27,7 +28,7 @@ pub struct Pace {
     counts: Option<watch::Receiver<u64>>,
     leadership: Leadership,
     after: Duration,
-    /// When the last turn had computed, and for how long it had.
+    /// When the last turn had computed, and how much CPU time that took.
     ended: Instant,
     took: Duration,
     /// When something is due that no change announces.
@@ -81,10 +82,51 @@ impl Pace {
         health.beat();
     }
 
-    /// The computing of this turn, which has just ended, took so long.
-    pub fn worked(&mut self, took: Duration) {
-        (self.ended, self.took) = (Instant::now(), took);
+    /// The computing of this turn, which has just ended, took so much.
+    pub fn worked(&mut self, spent: Spent) {
+        (self.ended, self.took) = (Instant::now(), spent.cpu);
     }
+}
+
+/// What something has taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    /// On the clock.
+    pub time: Duration,
+    /// Of the CPU. On a machine where others want it too that is less, and a loop that rested for all of the time would be the
+    /// slower the busier they are.
+    pub cpu: Duration,
+}
+
+impl Spent {
+    /// Without a part of it.
+    #[must_use]
+    pub fn less(self, part: Self) -> Self {
+        Self { time: self.time.saturating_sub(part.time), cpu: self.cpu.saturating_sub(part.cpu) }
+    }
+}
+
+/// Measures what this thread spends, on which everything of the operator runs.
+pub struct Stopwatch {
+    clock: Instant,
+    cpu: Duration,
+}
+
+impl Stopwatch {
+    /// One that has just begun.
+    pub fn start() -> Self {
+        Self { clock: Instant::now(), cpu: cpu_time() }
+    }
+
+    /// What was spent since then.
+    pub fn spent(&self) -> Spent {
+        Spent { time: self.clock.elapsed(), cpu: cpu_time().saturating_sub(self.cpu) }
+    }
+}
+
+/// How much CPU time this thread has had.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
 
 /// A timer of the runtime is a millisecond or two late, so who need not wait asks none.
@@ -107,7 +149,7 @@ mod tests {
         } else {
             Pace::of_orders(facts, &leadership)
         };
-        pace.worked(took);
+        pace.worked(Spent { cpu: took, ..Spent::default() });
         news(&feeds);
         let start = Instant::now();
         pace.next(&Health::default()).await;
@@ -134,6 +176,16 @@ mod tests {
         let (took, fact) = (Duration::from_millis(100), |feeds: &Feeds| tell(&feeds.facts));
         assert!(waits(Duration::ZERO, false, fact).await < TICK / 2);
         assert!(waits(took, false, fact).await >= took * REST);
+    }
+
+    #[test]
+    fn who_waits_spends_time_and_who_computes_spends_the_cpu_too() {
+        let (watch, wait) = (Stopwatch::start(), Duration::from_millis(100));
+        std::thread::sleep(wait);
+        let waited = watch.spent();
+        assert!(waited.time >= wait && waited.cpu < wait / 2, "{waited:?}");
+        while watch.spent().less(waited).cpu < wait {}
+        assert!(watch.spent().less(waited).time >= wait, "a thread has one CPU at a time");
     }
 
     #[tokio::test]

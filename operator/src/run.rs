@@ -17,7 +17,7 @@ use crate::lead::{Candidate, Leadership};
 use crate::limit::{HeldBack, Limiter, confirm};
 use crate::metrics::{self, Kind, Metrics};
 use crate::node_condition::NodeConditions;
-use crate::pace::Pace;
+use crate::pace::{Pace, Stopwatch};
 use crate::report::Reporter;
 use crate::resolve::{Contents, Resolution, resolve};
 use crate::rollout::place;
@@ -120,7 +120,7 @@ async fn order(
             limiter = Limiter::default();
             continue;
         };
-        let started = Instant::now();
+        let (started, stopwatch) = (Instant::now(), Stopwatch::start());
         let snapshot = caches.snapshot();
         let now = Now { wall: Timestamp::now(), clock: started };
         let unseen = sent.unseen(&snapshot, started);
@@ -133,9 +133,9 @@ async fn order(
         writes.truncate(assign::TURN_MAX);
         // Sending takes long, and needs none of it.
         drop((snapshot, allowed.resolution));
-        let computed = started.elapsed().saturating_sub(allowed.looked);
+        let computed = stopwatch.spent().less(allowed.looked);
         pace.worked(computed);
-        metrics.note_turn(Kind::Order, computed);
+        metrics.note_turn(Kind::Order, computed.time);
         sent.note_tried(&writes, Instant::now());
         let taken = assign::carry_out(&client, writes, &leadership, &health, &metrics).await;
         events.tell_of_writes(&taken);
@@ -168,7 +168,7 @@ async fn status(
     let mut leads_since = None;
     loop {
         pace.next(&health).await;
-        let now = Now { wall: Timestamp::now(), clock: Instant::now() };
+        let (now, stopwatch) = (Now { wall: Timestamp::now(), clock: Instant::now() }, Stopwatch::start());
         // Who leads is answered by the API server: a watch that fails then fails by itself.
         leads_since = leadership.may_write().then(|| leads_since.unwrap_or(now.clock));
         let failing = leads_since.and_then(|since| caches.failing(since, now.clock));
@@ -204,8 +204,9 @@ async fn status(
             &statuses,
         ));
         drop(resolution);
-        pace.worked(now.clock.elapsed());
-        metrics.note_turn(Kind::Status, now.clock.elapsed());
+        let computed = stopwatch.spent();
+        pace.worked(computed);
+        metrics.note_turn(Kind::Status, computed.time);
         for (tuning, status) in statuses {
             reporter.report(tuning, status, &leadership).await;
             health.beat();

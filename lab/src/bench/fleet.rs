@@ -35,6 +35,9 @@ const REPORTS: u64 = 1_000_000;
 const GROWING_PROCESS: usize = 1000;
 const REPORTS_TO_PROCESS: u64 = 50_000;
 
+/// How many overflows are timed, each on a node of its own.
+const OVERFLOWS: usize = 5;
+
 /// What is measured, and for how long.
 #[derive(Clone, Debug)]
 pub struct Extent {
@@ -55,7 +58,7 @@ impl Extent {
     pub(super) fn of(sizes: &[usize]) -> Self {
         let seconds = Duration::from_secs;
         let sizes = if sizes.is_empty() { SIZES.to_vec() } else { sizes.to_vec() };
-        Self { sizes, window: seconds(120), settling: seconds(10), overflows: 5, naive: seconds(30) }
+        Self { sizes, window: seconds(120), settling: seconds(10), overflows: OVERFLOWS, naive: seconds(30) }
     }
 }
 

@@ -12,7 +12,7 @@ use kube::{
 };
 use node_agent::{
     procfs::Procfs,
-    run::{Agent, Settings},
+    run::{Agent, Settings, TURN},
 };
 use serde_json::json;
 
@@ -42,7 +42,7 @@ pub(super) fn nodes(text: &str) -> Vec<Node> {
 pub(super) async fn start(crowd: Crowd, nodes: Vec<Node>, kernels: Vec<Memory>) -> Result<()> {
     let config = config(&crowd).await?;
     let mut starts = tokio::time::interval(Duration::from_secs(1) / crowd.starts_per_second.max(1));
-    for (node, kernel) in nodes.into_iter().zip(kernels) {
+    for (at, (node, kernel)) in nodes.into_iter().zip(kernels).enumerate() {
         starts.tick().await;
         let config = impersonating(&config, &crowd.user, &node);
         if let Some(interval) = crowd.naive {
@@ -53,7 +53,7 @@ pub(super) async fn start(crowd: Crowd, nodes: Vec<Node>, kernels: Vec<Memory>) 
             let client =
                 crds::client::client(&config, crds::client::IDLE_OF_MANY).map_err(api("make a client"))?;
             let settings = Settings {
-                turn: crowd.turn,
+                turn: if at < crowd.timed { TURN } else { crowd.turn },
                 state_dir: crowd.journals.join(&node.name),
                 node: node.name,
                 procfs: Procfs::of(Arc::new(kernel)),

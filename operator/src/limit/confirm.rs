@@ -2,7 +2,7 @@
 //! behind can lag far.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crds::TcpCloseTuning;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -11,6 +11,7 @@ use kube::core::DeserializeGuard;
 use kube::{Api, Client};
 
 use super::{Limited, Limiter};
+use crate::pace::Stopwatch;
 use crate::resolve::Resolution;
 use crate::snapshot::{Node, Snapshot, Tuning};
 use crate::store::Objects;
@@ -46,7 +47,7 @@ pub async fn limit(
     if first.doubtful.is_empty() {
         return first;
     }
-    let asked = Instant::now();
+    let asked = Stopwatch::start();
     let fresh = match look(client, snapshot, &first.doubtful).await {
         Ok(fresh) => decide(&fresh),
         Err(error) => {
@@ -55,7 +56,7 @@ pub async fn limit(
         }
     };
     limiter.confirm(snapshot, &fresh, &first.doubtful, now.clock);
-    let looked = asked.elapsed();
+    let looked = asked.spent();
     let second = limiter.limit(snapshot, decide(snapshot), now);
     Limited { news: [first.news, second.news].concat(), looked, ..second }
 }

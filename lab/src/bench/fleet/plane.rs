@@ -14,6 +14,7 @@ use kube::{Api, Client, ResourceExt, api::PostParams};
 use node_agent::run::TURN;
 use rustix::process::Signal;
 
+use super::OVERFLOWS;
 use crate::{
     bench::client::{api, client},
     checkout::Checkout,
@@ -185,6 +186,7 @@ impl Plane {
                 nodes: self.nodes_file(at),
                 journals: self.cluster.dir().join(format!("journals-{at}")),
                 turn: turn(self.nodes),
+                timed: OVERFLOWS,
                 starts_per_second: u32::try_from(STARTS_PER_SECOND / crowds).unwrap_or(1).max(1),
                 naive,
             };

@@ -75,7 +75,7 @@ impl<'a> Run<'a> {
         let mut run = Self { plane, extent, nodes, inside, clients, operator, agents, figures };
         run.wait_for("every node is in force", |run| run.is_in_force())?;
         run.figures.start = start.elapsed();
-        let interval = run.read_node()?.spec.report_interval_seconds;
+        let interval = run.read_node(0)?.spec.report_interval_seconds;
         run.figures.interval = Duration::from_secs(interval.into());
         Ok(run)
     }
@@ -120,14 +120,23 @@ impl<'a> Run<'a> {
         std::thread::sleep(BETWEEN * u32::try_from(probe % 3).unwrap_or(0) + BETWEEN);
         let start = Instant::now();
         self.agents[0].tell(Command::Overflow(probe))?;
+        self.wait_for("an overflow is in the node's status", |run| {
+            let rates = run.read_node(probe)?.status.and_then(|status| status.rates);
+            Ok(rates.is_some_and(|rates| overflows(rates.overflows)))
+        })?;
+        let told = start.elapsed();
         let name = format!("{PROBE}-{probe}");
         self.wait_for("an overflow is in the tuning's status", |run| {
-            let status = run.status_of(&name)?;
-            let rates = status.as_ref().and_then(|status| status.sockets.as_ref()?.rates.as_ref());
-            Ok(rates.and_then(|rates| rates.overflows).is_some_and(|overflows| overflows > 0))
+            let rates = run.status_of(&name)?.and_then(|status| status.sockets?.rates);
+            Ok(rates.is_some_and(|rates| overflows(rates.overflows)))
         })?;
-        say(format!("overflow: {:.2} s", start.elapsed().as_secs_f64()));
-        Ok(start.elapsed())
+        let summed = start.elapsed();
+        say(format!(
+            "overflow: the node's status after {:.2} s, the tuning's after {:.2} s",
+            told.as_secs_f64(),
+            summed.as_secs_f64()
+        ));
+        Ok(summed)
     }
 
     /// From an edit to the last node that holds the value, and to Ready.
@@ -235,9 +244,12 @@ impl<'a> Run<'a> {
         self.inside.runtime.block_on(reading)
     }
 
-    fn read_node(&self) -> Result<TcpCloseNode> {
+    fn read_node(&self, index: usize) -> Result<TcpCloseNode> {
         let nodes = Api::<TcpCloseNode>::all(self.clients[0].clone());
-        self.inside.runtime.block_on(nodes.get("sim-00000")).map_err(api("read a TcpCloseNode"))
+        self.inside
+            .runtime
+            .block_on(nodes.get(&format!("sim-{index:05}")))
+            .map_err(api("read a TcpCloseNode"))
     }
 
     fn tell_all(&mut self, command: Command) -> Result<()> {
@@ -314,6 +326,10 @@ impl<'a> Run<'a> {
             std::thread::sleep(LOOK);
         }
     }
+}
+
+fn overflows(rate: Option<u64>) -> bool {
+    rate.is_some_and(|rate| rate > 0)
 }
 
 /// Orders this `tcp_fin_timeout` everywhere, and returns the generation.
