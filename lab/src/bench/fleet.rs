@@ -35,9 +35,6 @@ const REPORTS: u64 = 1_000_000;
 const GROWING_PROCESS: usize = 1000;
 const REPORTS_TO_PROCESS: u64 = 50_000;
 
-/// How many overflows are timed, each on a node of its own.
-const OVERFLOWS: usize = 5;
-
 /// What is measured, and for how long.
 #[derive(Clone, Debug)]
 pub struct Extent {
@@ -47,7 +44,7 @@ pub struct Extent {
     pub window: Duration,
     /// Before counting begins.
     pub settling: Duration,
-    /// How many overflows are waited for.
+    /// How many overflows are timed, each on a node of its own.
     pub overflows: usize,
     /// The naive design is measured for so long.
     pub naive: Duration,
@@ -58,7 +55,7 @@ impl Extent {
     pub(super) fn of(sizes: &[usize]) -> Self {
         let seconds = Duration::from_secs;
         let sizes = if sizes.is_empty() { SIZES.to_vec() } else { sizes.to_vec() };
-        Self { sizes, window: seconds(120), settling: seconds(10), overflows: OVERFLOWS, naive: seconds(30) }
+        Self { sizes, window: seconds(120), settling: seconds(10), overflows: 5, naive: seconds(30) }
     }
 }
 

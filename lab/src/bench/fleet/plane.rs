@@ -14,7 +14,6 @@ use kube::{Api, Client, ResourceExt, api::PostParams};
 use node_agent::run::TURN;
 use rustix::process::Signal;
 
-use super::OVERFLOWS;
 use crate::{
     bench::client::{api, client},
     checkout::Checkout,
@@ -174,8 +173,9 @@ impl Plane {
         self.cluster.dir().join(format!("nodes-{crowd}"))
     }
 
-    /// Starts the processes that simulate agents, or writers of the naive design that each write so often.
-    pub(super) fn start_agents(&self, naive: Option<Duration>) -> Result<Vec<Agents>> {
+    /// Starts the processes that simulate agents, of which the first ones are timed, or writers of the naive design that each write
+    /// so often.
+    pub(super) fn start_agents(&self, timed: usize, naive: Option<Duration>) -> Result<Vec<Agents>> {
         let servers = self.servers();
         let crowds = self.nodes.div_ceil(self.agents_per_process());
         let start = |at: usize| {
@@ -186,7 +186,7 @@ impl Plane {
                 nodes: self.nodes_file(at),
                 journals: self.cluster.dir().join(format!("journals-{at}")),
                 turn: turn(self.nodes),
-                timed: OVERFLOWS,
+                timed,
                 starts_per_second: u32::try_from(STARTS_PER_SECOND / crowds).unwrap_or(1).max(1),
                 naive,
             };

@@ -70,7 +70,7 @@ impl<'a> Run<'a> {
             inside.runtime.block_on(observe(&clients[0], probe))?;
         }
         let operator = plane.start_operator()?;
-        let agents = plane.start_agents(None)?;
+        let agents = plane.start_agents(extent.overflows, None)?;
         let figures = Figures { nodes, servers: clients.len(), turn: turn(nodes), ..Figures::default() };
         let mut run = Self { plane, extent, nodes, inside, clients, operator, agents, figures };
         run.wait_for("every node is in force", |run| run.is_in_force())?;
@@ -209,7 +209,7 @@ impl<'a> Run<'a> {
     /// The same nodes in the naive design: each writes every 10 s.
     fn naive(&mut self) -> Result<()> {
         self.agents.clear();
-        self.agents = self.plane.start_agents(Some(NAIVE_INTERVAL))?;
+        self.agents = self.plane.start_agents(0, Some(NAIVE_INTERVAL))?;
         std::thread::sleep(starting(self.nodes) + self.extent.settling);
         let before = Reading::take(self.plane, &self.clients, None, &self.agents);
         let before = self.inside.runtime.block_on(before)?;
@@ -224,7 +224,7 @@ impl<'a> Run<'a> {
     /// What the operator has written to memory, in bytes, after so many reports of writers that write often, `marks` times.
     pub(super) fn grow(mut self, reports: u64, marks: u64) -> Result<Vec<(u64, u64)>> {
         self.agents.clear();
-        self.agents = self.plane.start_agents(Some(NAIVE_INTERVAL / 4))?;
+        self.agents = self.plane.start_agents(0, Some(NAIVE_INTERVAL / 4))?;
         let base = self.inside.runtime.block_on(writes(&self.clients))?.reports;
         let mut seen = Vec::new();
         for mark in 1..=marks {
