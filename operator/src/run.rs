@@ -164,7 +164,7 @@ async fn status(
 ) {
     let Cluster { caches, leadership, health, metrics } = cluster;
     let mut history = History::default();
-    let mut pace = Pace::of_statuses(caches.facts(), caches.counts(), &leadership);
+    let mut pace = Pace::of_statuses(caches.alarms(), caches.counts(), &leadership);
     let mut leads_since = None;
     loop {
         pace.next(&health).await;

@@ -47,6 +47,8 @@ pub enum News {
     None,
     /// That counts have moved, on which no order depends.
     Counts,
+    /// What people are to know at once, though no order depends on it.
+    Alarm,
     /// Something that an order may depend on.
     Facts,
 }

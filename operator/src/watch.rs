@@ -33,6 +33,7 @@ pub struct Caches {
     control: Store<ConfigMap>,
     switch: Arc<Mutex<Switch>>,
     facts: watch::Receiver<u64>,
+    alarms: watch::Receiver<u64>,
     counts: watch::Receiver<u64>,
     lines: Lines,
 }
@@ -62,8 +63,7 @@ impl Caches {
         of_orders: impl Stream<Item = watcher::Result<Event<OrderObject>>>,
         of_control: impl Stream<Item = watcher::Result<Event<ConfigMap>>>,
     ) -> (Self, impl Future<Output = ()>) {
-        let ((tell_facts, facts), (tell_counts, counts)) = (watch::channel(0), watch::channel(0));
-        let wake = Wake { facts: tell_facts, counts: tell_counts };
+        let (wake, [facts, alarms, counts]) = Wake::new();
         let (nodes, node_writer) = Store::new();
         let (tunings, tuning_writer) = Store::new();
         let (orders, order_writer) = Store::new();
@@ -76,6 +76,7 @@ impl Caches {
             control,
             switch: Arc::default(),
             facts,
+            alarms,
             counts,
             lines: lines.clone(),
         };
@@ -105,9 +106,14 @@ impl Caches {
         self.control.listed().await;
     }
 
-    /// Changes whenever something does that an order may depend on, or that people are to know at once.
+    /// Changes whenever something does that an order may depend on.
     pub fn facts(&self) -> watch::Receiver<u64> {
         self.facts.clone()
+    }
+
+    /// Changes whenever something does that people are to know at once: what an order may depend on, and more.
+    pub fn alarms(&self) -> watch::Receiver<u64> {
+        self.alarms.clone()
     }
 
     /// Changes whenever counts do.
@@ -218,7 +224,31 @@ impl Stored for TuningObject {
 /// Whom news wake.
 struct Wake {
     facts: watch::Sender<u64>,
+    alarms: watch::Sender<u64>,
     counts: watch::Sender<u64>,
+}
+
+impl Wake {
+    /// And what hears of facts, of alarms, and of counts.
+    fn new() -> (Self, [watch::Receiver<u64>; 3]) {
+        let (facts, of_facts) = watch::channel(0);
+        let (alarms, of_alarms) = watch::channel(0);
+        let (counts, of_counts) = watch::channel(0);
+        (Self { facts, alarms, counts }, [of_facts, of_alarms, of_counts])
+    }
+
+    fn tell(&self, news: News) {
+        let wake = |who: &watch::Sender<u64>| who.send_modify(|count| *count += 1);
+        match news {
+            News::None => {}
+            News::Counts => wake(&self.counts),
+            News::Alarm => wake(&self.alarms),
+            News::Facts => {
+                wake(&self.facts);
+                wake(&self.alarms);
+            }
+        }
+    }
 }
 
 async fn reflect<K: Stored<DynamicType = ()>>(
@@ -230,11 +260,7 @@ async fn reflect<K: Stored<DynamicType = ()>>(
     let kind = <K as Resource>::plural(&()).into_owned();
     let mut events = std::pin::pin!(without_errors(events, kind, line));
     while let Some(event) = events.next().await {
-        match writer.take(event) {
-            News::None => {}
-            News::Counts => wake.counts.send_modify(|count| *count += 1),
-            News::Facts => wake.facts.send_modify(|count| *count += 1),
-        }
+        wake.tell(writer.take(event));
     }
 }
 
@@ -277,7 +303,7 @@ mod tests {
     #[tokio::test]
     async fn only_what_changes_what_is_known_wakes_the_loops() {
         let line = Mutex::default();
-        let ((facts, mut woken), (counts, _)) = (watch::channel(0), watch::channel(0));
+        let (wake, [mut facts, mut alarms, _counts]) = Wake::new();
         let (_, writer) = Store::new();
         let events = [
             Ok(Event::Init),
@@ -288,9 +314,24 @@ mod tests {
             Ok(Event::Apply(Node::default())),
             Ok(Event::Delete(Node::default())),
         ];
-        let wake = Wake { facts, counts };
         reflect(futures::stream::iter(events), writer, &wake, &line).await;
-        assert_eq!(*woken.borrow_and_update(), 2, "the end of a list, and a Node that is gone");
+        assert_eq!(*facts.borrow_and_update(), 2, "the end of a list, and a Node that is gone");
+        assert_eq!(*alarms.borrow_and_update(), 2, "people are to know of these at once, too");
+    }
+
+    #[test]
+    fn an_alarm_wakes_the_loop_that_tells_and_not_the_one_that_orders() {
+        let (wake, [facts, alarms, counts]) = Wake::new();
+        let woken = |news| {
+            let mut all = [facts.clone(), alarms.clone(), counts.clone()];
+            all.iter_mut().for_each(watch::Receiver::mark_unchanged);
+            wake.tell(news);
+            all.map(|receiver| receiver.has_changed().unwrap())
+        };
+        assert_eq!(woken(News::None), [false, false, false]);
+        assert_eq!(woken(News::Counts), [false, false, true]);
+        assert_eq!(woken(News::Alarm), [false, true, false]);
+        assert_eq!(woken(News::Facts), [true, true, false]);
     }
 
     /// For how long reports could not be heard where the watches come to this, each after it has listed.

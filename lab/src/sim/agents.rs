@@ -15,8 +15,12 @@ use node_agent::{
     run::{Agent, Settings, TURN},
 };
 use serde_json::json;
+use tokio::time::MissedTickBehavior;
 
-use super::{Crowd, kernel::Memory};
+use super::{
+    Crowd,
+    kernel::{Board, Memory},
+};
 use crate::{
     bench::client::api,
     error::{Error, Result},
@@ -38,10 +42,23 @@ pub(super) fn nodes(text: &str) -> Vec<Node> {
     words.map(|(name, uid)| Node { name: name.into(), uid: uid.into() }).collect()
 }
 
+/// The next agent waits while as many nodes hold no order yet as start in so many seconds: who pressed on with a control plane that
+/// is behind would only put it further back.
+const BEHIND_MAX: usize = 5;
+/// Between two looks at that.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// Starts an agent, or a writer, for each node, one after the other. Returns when the last has been started.
-pub(super) async fn start(crowd: Crowd, nodes: Vec<Node>, kernels: Vec<Memory>) -> Result<()> {
+pub(super) async fn start(
+    crowd: Crowd,
+    nodes: Vec<Node>,
+    kernels: Vec<Memory>,
+    board: Arc<Board>,
+) -> Result<()> {
+    let behind_max = crowd.starts_per_second as usize * BEHIND_MAX;
     let config = config(&crowd).await?;
     let mut starts = tokio::time::interval(Duration::from_secs(1) / crowd.starts_per_second.max(1));
+    starts.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for (at, (node, kernel)) in nodes.into_iter().zip(kernels).enumerate() {
         starts.tick().await;
         let config = impersonating(&config, &crowd.user, &node);
@@ -50,6 +67,9 @@ pub(super) async fn start(crowd: Crowd, nodes: Vec<Node>, kernels: Vec<Memory>) 
             let client = Client::try_from(config).map_err(api("make a client"))?;
             tokio::task::spawn_local(write_naively(client, node.name, interval));
         } else {
+            while at.saturating_sub(board.ordered()) >= behind_max {
+                tokio::time::sleep(LOOK).await;
+            }
             let client =
                 crds::client::client(&config, crds::client::IDLE_OF_MANY).map_err(api("make a client"))?;
             let settings = Settings {
@@ -93,7 +113,7 @@ async fn write_naively(client: Client, node: String, interval: Duration) -> Resu
     let api_ = Api::<TcpCloseNode>::all(client);
     let stored = api_.get(&node).await.map_err(api("read a TcpCloseNode"))?.status.unwrap_or_default();
     let mut writes = tokio::time::interval(interval);
-    writes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    writes.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         writes.tick().await;
         let status = TcpCloseNodeStatus { reported_at: Some(Time(Timestamp::now())), ..stored.clone() };

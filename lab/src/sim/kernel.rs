@@ -68,6 +68,11 @@ impl Board {
         locked(&self.0).get(&value).copied().unwrap_or_default()
     }
 
+    /// How many nodes have been ordered a value.
+    pub(super) fn ordered(&self) -> usize {
+        locked(&self.0).values().map(|held| held.nodes).sum()
+    }
+
     fn note_written(&self, from: i64, to: i64) {
         let mut held = locked(&self.0);
         if let Some(before) = held.get_mut(&from) {

@@ -77,7 +77,9 @@ impl Stored for OrderObject {
     fn news(&self, known: &Self) -> News {
         match (&known.0, &self.0) {
             _ if is_same_version(known, self) => News::None,
-            (Ok(one), Ok(other)) if one.spec == other.spec && facts(one) == facts(other) => News::Counts,
+            (Ok(one), Ok(other)) if one.spec == other.spec && facts(one) == facts(other) => {
+                if overflows(one) == overflows(other) { News::Counts } else { News::Alarm }
+            }
             _ => News::Facts,
         }
     }
@@ -107,18 +109,22 @@ fn take_over_equal<T: PartialEq>(fresh: &mut T, known: &mut T) {
     }
 }
 
-/// What a report says besides counts, and whether connections skip TIME_WAIT there.
+/// What a report says besides counts.
 fn facts(order: &TcpCloseNode) -> impl PartialEq {
     let TcpCloseNode { metadata, status, .. } = order;
     let facts = status.as_ref().map(|status| {
-        let overflows = status.rates.as_ref().and_then(|rates| rates.overflows);
         (
             (status.observed_generation, &status.observed_revision, &status.node_uid, &status.boot_id),
             (&status.conditions, &status.node, &status.sysctls, &status.observe),
-            overflows.is_some_and(|rate| rate > 0),
         )
     });
     ((&metadata.uid, metadata.generation, &metadata.deletion_timestamp), facts)
+}
+
+/// Whether a report says that connections skip TIME_WAIT.
+fn overflows(order: &TcpCloseNode) -> bool {
+    let rates = order.status.as_ref().and_then(|status| status.rates.as_ref());
+    rates.and_then(|rates| rates.overflows).is_some_and(|rate| rate > 0)
 }
 
 #[cfg(test)]
@@ -189,7 +195,7 @@ mod tests {
         assert_eq!(report(&|status| status.sockets = None), News::Counts);
         let rates = |overflows| Some(Rates { overflows: Some(overflows), ..Rates::default() });
         assert_eq!(report(&|status| status.rates = rates(0)), News::Counts);
-        assert_eq!(report(&|status| status.rates = rates(1)), News::Facts);
+        assert_eq!(report(&|status| status.rates = rates(1)), News::Alarm);
         assert_eq!(report(&|status| status.sysctls.clear()), News::Facts);
         assert_eq!(report(&|status| status.observed_generation += 1), News::Facts);
     }

@@ -41,9 +41,9 @@ const AGENTS_PER_SERVER: usize = 10_000;
 const CREATING: usize = 32;
 /// The agents of a fleet do not all start in one second either. An API server on two busy cores can take no more than this.
 const STARTS_PER_SECOND: usize = 30;
-/// A simulated agent needs 0.1 ms for a turn. Those of so many nodes may take half a core; in a larger fleet they turn so rarely
+/// A simulated agent needs 0.1 ms for a turn. Those of so many nodes may take a third of a core; in a larger fleet they turn so rarely
 /// that they take no more than that.
-const TURN_EACH_SECOND_MAX: usize = 5000;
+const TURN_EACH_SECOND_MAX: usize = 3000;
 /// The local ports that connections to one API server are made from: by default fewer than a storm needs. None that anything here
 /// listens on: who connects to a server that is away, from the server's own port, meets itself and keeps the server from its port.
 const PORTS: &str = "10000 65535";

@@ -279,6 +279,8 @@ impl<'a> Run<'a> {
     }
 
     fn is_in_force(&self) -> Result<bool> {
+        // Asking is work for the API server, too.
+        std::thread::sleep(LOOK * 10);
         let counts = self.status_of(TUNING)?.and_then(|status| status.nodes);
         Ok(counts.is_some_and(|counts| counts.updated as usize == self.nodes))
     }
