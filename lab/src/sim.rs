@@ -101,7 +101,7 @@ async fn work(crowd: Crowd) -> Result<()> {
     let nodes = agents::nodes(&files::read(&crowd.nodes)?);
     let kernels: Vec<_> =
         nodes.iter().map(|node| Memory::new(node.uid.clone(), Arc::clone(&board))).collect();
-    let starting = tokio::task::spawn_local(agents::start(crowd, nodes, kernels.clone(), Arc::clone(&board)));
+    let starting = tokio::task::spawn_local(agents::start(crowd, nodes, kernels.clone()));
     let mut commands = read_commands();
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     let mut churn = Churn::default();

@@ -16,14 +16,15 @@ const ORDER_AFTER: Duration = Duration::ZERO;
 const STATUS_AFTER: Duration = Duration::from_millis(150);
 /// Counts alone, of which many nodes have news in each second, come to a status (or to the metrics) in this time.
 const COUNTS_AFTER: Duration = Duration::from_secs(1);
-/// After a turn, facts wait this many times as long as the CPU computed it, so that a loop takes at most a third of a core.
+/// After a turn, what is urgent waits for this many times the CPU time that it took, so that a loop takes at most a third of a core.
 const REST: u32 = 2;
 /// The same for counts, which move all the time in a large fleet: a tenth of a core.
 const REST_OF_COUNTS: u32 = 9;
 
 /// When a loop turns.
 pub struct Pace {
-    facts: watch::Receiver<u64>,
+    /// Facts to the loop that orders, alarms to the one that tells.
+    urgent: watch::Receiver<u64>,
     /// `None`: it has no use for them.
     counts: Option<watch::Receiver<u64>>,
     leadership: Leadership,
@@ -40,16 +41,16 @@ impl Pace {
     pub fn of_orders(facts: watch::Receiver<u64>, leadership: &Leadership) -> Self {
         let leadership = leadership.clone();
         let (ended, took) = (Instant::now(), Duration::ZERO);
-        Self { facts, counts: None, leadership, after: ORDER_AFTER, ended, took, wake: None }
+        Self { urgent: facts, counts: None, leadership, after: ORDER_AFTER, ended, took, wake: None }
     }
 
     /// Of the loop that tells.
     pub fn of_statuses(
-        facts: watch::Receiver<u64>,
+        alarms: watch::Receiver<u64>,
         counts: watch::Receiver<u64>,
         leadership: &Leadership,
     ) -> Self {
-        Self { counts: Some(counts), after: STATUS_AFTER, ..Self::of_orders(facts, leadership) }
+        Self { counts: Some(counts), after: STATUS_AFTER, ..Self::of_orders(alarms, leadership) }
     }
 
     /// Something is due by then that no change announces; `None`: nothing is.
@@ -59,10 +60,10 @@ impl Pace {
 
     /// Waits for a change, or a tick. What changes from here on is for the next turn.
     pub async fn next(&mut self, health: &Health) {
-        let (facts_at, counts_at) = (self.ended + self.took * REST, self.ended + self.took * REST_OF_COUNTS);
-        let facts = async {
-            let _ = self.facts.changed().await;
-            rest_until(facts_at.max(Instant::now() + self.after)).await;
+        let (urgent_at, counts_at) = (self.ended + self.took * REST, self.ended + self.took * REST_OF_COUNTS);
+        let urgent = async {
+            let _ = self.urgent.changed().await;
+            rest_until(urgent_at.max(Instant::now() + self.after)).await;
         };
         let counts = async {
             let Some(counts) = &mut self.counts else { return std::future::pending().await };
@@ -70,12 +71,12 @@ impl Pace {
             rest_until(counts_at.max(Instant::now() + COUNTS_AFTER)).await;
         };
         tokio::select! {
-            () = facts => {}
+            () = urgent => {}
             () = counts => {}
             () = self.leadership.changed() => {}
             () = tokio::time::sleep(self.wake.map_or(TICK, |wake| wake.min(TICK))) => {}
         }
-        self.facts.mark_unchanged();
+        self.urgent.mark_unchanged();
         if let Some(counts) = &mut self.counts {
             counts.mark_unchanged();
         }
@@ -140,40 +141,40 @@ async fn rest_until(at: Instant) {
 mod tests {
     use super::*;
 
-    /// How long the next turn is waited for after one that computed for so long, when `news` has something to say.
-    async fn waits(took: Duration, of_statuses: bool, news: impl FnOnce(&Feeds)) -> Duration {
-        let (feeds, facts, counts) = feeds();
+    /// How long the next turn is waited for after one that computed for so long, when `happens` tells something.
+    async fn waits(took: Duration, of_statuses: bool, happens: impl FnOnce(&Feeds)) -> Duration {
+        let (feeds, urgent, counts) = feeds();
         let leadership = Leadership::of_nobody();
         let mut pace = if of_statuses {
-            Pace::of_statuses(facts, counts, &leadership)
+            Pace::of_statuses(urgent, counts, &leadership)
         } else {
-            Pace::of_orders(facts, &leadership)
+            Pace::of_orders(urgent, &leadership)
         };
         pace.worked(Spent { cpu: took, ..Spent::default() });
-        news(&feeds);
+        happens(&feeds);
         let start = Instant::now();
         pace.next(&Health::default()).await;
         start.elapsed()
     }
 
     struct Feeds {
-        facts: watch::Sender<u64>,
+        urgent: watch::Sender<u64>,
         counts: watch::Sender<u64>,
     }
 
     fn feeds() -> (Feeds, watch::Receiver<u64>, watch::Receiver<u64>) {
-        let (facts, of_facts) = watch::channel(0);
+        let (urgent, of_urgent) = watch::channel(0);
         let (counts, of_counts) = watch::channel(0);
-        (Feeds { facts, counts }, of_facts, of_counts)
+        (Feeds { urgent, counts }, of_urgent, of_counts)
     }
 
     fn tell(feed: &watch::Sender<u64>) {
-        feed.send_modify(|news| *news += 1);
+        feed.send_modify(|told| *told += 1);
     }
 
     #[tokio::test]
     async fn an_order_waits_for_nothing_but_the_rest_after_the_last_turn() {
-        let (took, fact) = (Duration::from_millis(100), |feeds: &Feeds| tell(&feeds.facts));
+        let (took, fact) = (Duration::from_millis(100), |feeds: &Feeds| tell(&feeds.urgent));
         assert!(waits(Duration::ZERO, false, fact).await < TICK / 2);
         assert!(waits(took, false, fact).await >= took * REST);
     }

@@ -17,10 +17,7 @@ use node_agent::{
 use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
-use super::{
-    Crowd,
-    kernel::{Board, Memory},
-};
+use super::{Crowd, kernel::Memory};
 use crate::{
     bench::client::api,
     error::{Error, Result},
@@ -49,12 +46,7 @@ const BEHIND_MAX: usize = 5;
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Starts an agent, or a writer, for each node, one after the other. Returns when the last has been started.
-pub(super) async fn start(
-    crowd: Crowd,
-    nodes: Vec<Node>,
-    kernels: Vec<Memory>,
-    board: Arc<Board>,
-) -> Result<()> {
+pub(super) async fn start(crowd: Crowd, nodes: Vec<Node>, kernels: Vec<Memory>) -> Result<()> {
     let behind_max = crowd.starts_per_second as usize * BEHIND_MAX;
     let config = config(&crowd).await?;
     let mut starts = tokio::time::interval(Duration::from_secs(1) / crowd.starts_per_second.max(1));
@@ -67,7 +59,7 @@ pub(super) async fn start(
             let client = Client::try_from(config).map_err(api("make a client"))?;
             tokio::task::spawn_local(write_naively(client, node.name, interval));
         } else {
-            while at.saturating_sub(board.ordered()) >= behind_max {
+            while at.saturating_sub(kernel.board().ordered()) >= behind_max {
                 tokio::time::sleep(LOOK).await;
             }
             let client =

@@ -119,6 +119,11 @@ impl Memory {
         Self(Arc::new(Inner { boot_id, board, values: Mutex::new(values) }))
     }
 
+    /// Where it notes what it holds.
+    pub(super) fn board(&self) -> &Board {
+        &self.0.board
+    }
+
     /// So many sockets are in TIME_WAIT now.
     pub(super) fn set_time_waits(&self, count: u64) {
         locked(&self.0.values).time_waits = count;

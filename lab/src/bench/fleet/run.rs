@@ -33,6 +33,8 @@ const PROBE: &str = "bench-fleet-probe";
 const VALUES: [i64; 3] = [30, 31, 32];
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks where many of them would be work for the API server that counts as the fleet's.
+const SPARING_LOOK: Duration = Duration::from_millis(500);
 /// What has not happened by then, and a time that grows with the fleet, never does.
 const DEADLINE: Duration = Duration::from_mins(2);
 /// In the naive design every node writes this often.
@@ -73,7 +75,7 @@ impl<'a> Run<'a> {
         let agents = plane.start_agents(extent.overflows, None)?;
         let figures = Figures { nodes, servers: clients.len(), turn: turn(nodes), ..Figures::default() };
         let mut run = Self { plane, extent, nodes, inside, clients, operator, agents, figures };
-        run.wait_for("every node is in force", |run| run.is_in_force())?;
+        run.wait_sparingly_for("every node is in force", |run| run.is_in_force())?;
         run.figures.start = start.elapsed();
         let interval = run.read_node(0)?.spec.report_interval_seconds;
         run.figures.interval = Duration::from_secs(interval.into());
@@ -161,9 +163,7 @@ impl<'a> Run<'a> {
         let base = self.inside.runtime.block_on(writes(&self.clients))?.reports;
         self.tell_all(Command::Storm)?;
         let wanted = base + self.nodes as u64;
-        self.wait_for("every node has reported a storm", |run| {
-            // Asking is work for the API server, too.
-            std::thread::sleep(LOOK * 10);
+        self.wait_sparingly_for("every node has reported a storm", |run| {
             Ok(run.inside.runtime.block_on(writes(&run.clients))?.reports >= wanted)
         })?;
         self.figures.storm = self.read()?.since(&before);
@@ -229,8 +229,7 @@ impl<'a> Run<'a> {
         let mut seen = Vec::new();
         for mark in 1..=marks {
             let wanted = reports * mark / marks;
-            self.wait_for("enough reports were written", |run| {
-                std::thread::sleep(LOOK * 10);
+            self.wait_sparingly_for("enough reports were written", |run| {
                 Ok(run.inside.runtime.block_on(writes(&run.clients))?.reports >= base + wanted)
             })?;
             seen.push((wanted, Memory::of(self.operator)?.anonymous));
@@ -279,8 +278,6 @@ impl<'a> Run<'a> {
     }
 
     fn is_in_force(&self) -> Result<bool> {
-        // Asking is work for the API server, too.
-        std::thread::sleep(LOOK * 10);
         let counts = self.status_of(TUNING)?.and_then(|status| status.nodes);
         Ok(counts.is_some_and(|counts| counts.updated as usize == self.nodes))
     }
@@ -313,8 +310,21 @@ impl<'a> Run<'a> {
         Ok(last)
     }
 
+    fn wait_for(&mut self, what: &str, look: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
+        self.look_each(LOOK, what, look)
+    }
+
+    fn wait_sparingly_for(&mut self, what: &str, look: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
+        self.look_each(SPARING_LOOK, what, look)
+    }
+
     /// A look that fails is one at which it is not so yet: the API server may be away.
-    fn wait_for(&mut self, what: &str, mut look: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
+    fn look_each(
+        &mut self,
+        rest: Duration,
+        what: &str,
+        mut look: impl FnMut(&mut Self) -> Result<bool>,
+    ) -> Result<()> {
         let (start, deadline) = (Instant::now(), DEADLINE + 4 * starting(self.nodes));
         loop {
             let seen = look(self);
@@ -325,7 +335,7 @@ impl<'a> Run<'a> {
                 let last = seen.map_or_else(|error| error.chain(), |_| "it is not so".into());
                 return Err(Error::Deadline { what: what.into(), waited: start.elapsed(), last });
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(rest);
         }
     }
 }
