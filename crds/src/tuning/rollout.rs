@@ -80,7 +80,6 @@ pub enum WhenInconclusive {
 
 /// How far a rollout is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutStatus {
     /// Canary, Soaking, RollingOut, Completed, RollingBack, RolledBack. Newer operators may know others.
