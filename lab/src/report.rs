@@ -3,6 +3,7 @@
 
 use std::{
     io::{IsTerminal, Write},
+    ops::RangeInclusive,
     sync::{OnceLock, mpsc},
     time::{Duration, Instant},
 };
@@ -15,8 +16,7 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(20);
 const LIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// A condition is looked at again after a tenth of the time waited so far, within these bounds: short waits are
 /// measured finely, long ones leave the two cores to those who are waited for.
-const POLL_INTERVAL_MIN: Duration = Duration::from_millis(10);
-const POLL_INTERVAL_MAX: Duration = Duration::from_millis(500);
+const RESTS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(500);
 
 /// The time since the first thing was said.
 pub(crate) fn elapsed() -> Duration {
@@ -87,7 +87,13 @@ impl Seen {
 
 /// Polls a condition until it holds, and returns how long that took. A look that fails is an observation like any
 /// other: an API server that restarts answers nothing for a while.
-pub fn poll_until(
+pub fn poll_until(what: &str, deadline: Duration, look: impl FnMut() -> Result<Seen>) -> Result<Duration> {
+    poll_resting(RESTS, what, deadline, look)
+}
+
+/// [`poll_until`], with rests within other bounds: for who measures as finely late as early, or whose looks cost much.
+pub(crate) fn poll_resting(
+    rests: RangeInclusive<Duration>,
     what: &str,
     deadline: Duration,
     mut look: impl FnMut() -> Result<Seen>,
@@ -98,12 +104,12 @@ pub fn poll_until(
             Ok(Seen::Yes) => return Ok(start.elapsed()),
             Ok(Seen::NotYet(seen)) => seen,
             Err(ended @ Error::Ended { .. }) => return Err(ended),
-            Err(error) => error.to_string(),
+            Err(error) => error.chain(),
         };
         if start.elapsed() >= deadline {
             return Err(Error::Deadline { what: what.to_owned(), waited: start.elapsed(), last });
         }
-        std::thread::sleep((start.elapsed() / 10).clamp(POLL_INTERVAL_MIN, POLL_INTERVAL_MAX));
+        std::thread::sleep((start.elapsed() / 10).clamp(*rests.start(), *rests.end()));
     }
 }
 

@@ -20,9 +20,9 @@ use crate::{
         client::{Inside, api},
         cost::{Memory, cpu_time},
     },
-    error::{Error, Result},
+    error::Result,
     process::Process,
-    report::say,
+    report::{Seen, poll_resting, say},
     sim::{Command, kernel::monotonic},
 };
 
@@ -318,25 +318,15 @@ impl<'a> Run<'a> {
         self.look_each(SPARING_LOOK, what, look)
     }
 
-    /// A look that fails is one at which it is not so yet: the API server may be away.
     fn look_each(
         &mut self,
         rest: Duration,
         what: &str,
         mut look: impl FnMut(&mut Self) -> Result<bool>,
     ) -> Result<()> {
-        let (start, deadline) = (Instant::now(), DEADLINE + 4 * starting(self.nodes));
-        loop {
-            let seen = look(self);
-            if let Ok(true) = seen {
-                return Ok(());
-            }
-            if start.elapsed() > deadline {
-                let last = seen.map_or_else(|error| error.chain(), |_| "it is not so".into());
-                return Err(Error::Deadline { what: what.into(), waited: start.elapsed(), last });
-            }
-            std::thread::sleep(rest);
-        }
+        let deadline = DEADLINE + 4 * starting(self.nodes);
+        let look = || Ok(Seen::when(look(self)?, || "it is not so".into()));
+        poll_resting(rest..=rest, what, deadline, look).map(drop)
     }
 }
 
