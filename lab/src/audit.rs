@@ -6,8 +6,10 @@ use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::PathBuf,
+    time::Duration,
 };
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -35,6 +37,8 @@ pub struct Request {
     pub name: String,
     /// The status code of the answer.
     pub code: u16,
+    /// From its arrival at the API server to the end of the answer.
+    pub took: Duration,
 }
 
 impl Request {
@@ -76,6 +80,8 @@ struct Line {
     object_ref: Object,
     #[serde(default)]
     response_status: Status,
+    request_received_timestamp: Timestamp,
+    stage_timestamp: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -101,8 +107,10 @@ struct Status {
 }
 
 impl From<Line> for Request {
-    fn from(Line { user, verb, object_ref, response_status }: Line) -> Self {
+    fn from(line: Line) -> Self {
+        let Line { user, verb, object_ref, response_status, .. } = line;
         let Object { resource, subresource, name } = object_ref;
+        let took = line.stage_timestamp.duration_since(line.request_received_timestamp);
         let slash = if subresource.is_empty() { "" } else { "/" };
         let pod = &user.extra["authentication.kubernetes.io/pod-name"][0];
         Self {
@@ -112,6 +120,7 @@ impl From<Line> for Request {
             resource: format!("{resource}{slash}{subresource}"),
             name,
             code: response_status.code,
+            took: took.unsigned_abs(),
         }
     }
 }
@@ -158,13 +167,14 @@ mod tests {
 
     #[test]
     fn a_line_of_the_log_says_who_asked_for_what_and_what_became_of_it() {
-        let line = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"1","stage":"ResponseComplete","verb":"patch","user":{"username":"system:serviceaccount:tcpclose-system:tcp-close-tuning-operator","extra":{"authentication.kubernetes.io/pod-name":["operator-1"]}},"objectRef":{"resource":"tcpclosetunings","name":"web","apiGroup":"tcpclose.dev","subresource":"status"},"responseStatus":{"metadata":{},"status":"Failure","code":409}}"#;
+        let line = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"1","stage":"ResponseComplete","verb":"patch","user":{"username":"system:serviceaccount:tcpclose-system:tcp-close-tuning-operator","extra":{"authentication.kubernetes.io/pod-name":["operator-1"]}},"objectRef":{"resource":"tcpclosetunings","name":"web","apiGroup":"tcpclose.dev","subresource":"status"},"responseStatus":{"metadata":{},"status":"Failure","code":409},"requestReceivedTimestamp":"2026-11-29T21:10:00.004100Z","stageTimestamp":"2026-11-29T21:10:00.012000Z"}"#;
         let request = parse(line).unwrap();
         assert_eq!(
             (request.user.as_str(), request.pod.as_deref()),
             ("tcp-close-tuning-operator", Some("operator-1"))
         );
         assert!(request.is_write() && !request.was_taken());
+        assert_eq!(request.took, Duration::from_micros(7900));
         assert_eq!(Counts(&[request]).to_string(), "operator patch tcpclosetunings/status answered 409 1");
     }
 }

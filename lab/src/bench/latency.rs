@@ -28,6 +28,7 @@ use super::{
     floor, with_tuning,
 };
 use crate::{
+    audit::Request,
     cluster::Cluster,
     error::{Error, Result},
 };
@@ -100,6 +101,10 @@ pub struct Latency {
     pub ready: Times,
     /// The floor.
     pub floor: Times,
+    /// How long the API server took for the writes of the tuning, by its audit log.
+    pub tuning_write: Times,
+    /// The same for the writes of orders.
+    pub order_write: Times,
     machine: String,
     nodes: usize,
 }
@@ -109,7 +114,7 @@ impl fmt::Display for Latency {
         writeln!(f, "latency of {} changes on {} node(s); {}", self.ready.count(), self.nodes, self.machine)?;
         writeln!(
             f,
-            "{:<46}     best      p25      p50      p75      p90    worst",
+            "{:<50}     best      p25      p50      p75      p90    worst",
             "ms from sending a change until"
         )?;
         for (what, times) in [
@@ -118,8 +123,10 @@ impl fmt::Display for Latency {
             ("every node's kernel holds the value", &self.every_kernel),
             ("the tuning is Ready", &self.ready),
             ("the bare floor: watch, patch, watch", &self.floor),
+            ("the API server's own part: the tuning's write", &self.tuning_write),
+            ("the API server's own part: an order's write", &self.order_write),
         ] {
-            writeln!(f, "  {what:<44}{times}")?;
+            writeln!(f, "  {what:<48}{times}")?;
         }
         let median = |times: &Times| times.percentile(50).as_secs_f64();
         let ratio = |times| median(times) / median(&self.floor);
@@ -246,21 +253,30 @@ impl<'a> Run<'a> {
             every_kernel: Times::default(),
             ready: Times::default(),
             floor: Times::default(),
+            tuning_write: Times::default(),
+            order_write: Times::default(),
             machine: String::new(),
             nodes: self.cluster.nodes().len(),
         };
         // The first change makes the objects, opens connections and fills caches.
-        for change in 0..=changes {
-            let arrival = self.change(change)?;
-            let floor = self.floor(change)?;
-            if change > 0 {
-                latency.answered.add(arrival.answered);
-                latency.every_kernel.add(arrival.kernels.iter().copied().max().unwrap_or_default());
-                arrival.kernels.into_iter().for_each(|time| latency.one_kernel.add(time));
-                latency.ready.add(arrival.ready);
-                latency.floor.add(floor);
-            }
+        self.change(0)?;
+        self.floor(0)?;
+        let mark = self.cluster.audit_mark()?;
+        for change in 1..=changes {
             thread::sleep(REST + REST_STEP * (change % 10));
+            let arrival = self.change(change)?;
+            latency.answered.add(arrival.answered);
+            latency.every_kernel.add(arrival.kernels.iter().copied().max().unwrap_or_default());
+            arrival.kernels.into_iter().for_each(|time| latency.one_kernel.add(time));
+            latency.ready.add(arrival.ready);
+            latency.floor.add(self.floor(change)?);
+        }
+        for request in self.cluster.audited_since(mark)?.into_iter().filter(Request::was_taken) {
+            match (request.verb.as_str(), request.resource.as_str()) {
+                ("patch", "tcpclosetunings") => latency.tuning_write.add(request.took),
+                ("patch", "tcpclosenodes") => latency.order_write.add(request.took),
+                _ => {}
+            }
         }
         self.inside.runtime.block_on(floor::clear(&self.inside.client))?;
         Ok(Latency { machine: self.machine.told()?, ..latency })

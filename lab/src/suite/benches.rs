@@ -23,9 +23,11 @@ fn benches_run(suite: &Suite) -> Outcome {
     print!("{latency}");
     let nodes = suite.cluster.nodes().len();
     let wanted = usize::try_from(CHANGES).unwrap_or(usize::MAX);
-    let kinds = [&latency.answered, &latency.every_kernel, &latency.ready, &latency.floor];
+    let kinds =
+        [&latency.answered, &latency.every_kernel, &latency.ready, &latency.floor, &latency.tuning_write];
     let complete = kinds.iter().all(|times| times.count() == wanted && times.percentile(0) > Duration::ZERO);
-    ensure(complete && latency.one_kernel.count() == wanted * nodes, || {
+    let orders = latency.order_write.count();
+    ensure(complete && latency.one_kernel.count() == wanted * nodes && orders >= wanted * nodes, || {
         format!("figures are missing: {latency}")
     })?;
 
