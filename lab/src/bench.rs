@@ -45,7 +45,7 @@ pub use fleet::{
     Extent as FleetExtent, Fleet, Growth, Usage as FleetUsage, measure as measure_fleet, measure_growth,
 };
 pub use footprint::{Footprint, measure as measure_footprint};
-pub use latency::{Latency, measure as measure_latency};
+pub use latency::{Latency, Pace, Times, measure as measure_latency};
 
 /// What can be measured.
 #[derive(Clone, Debug, Subcommand)]

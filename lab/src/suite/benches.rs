@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Outcome, Suite, Test, ensure};
 use crate::bench::{
-    CrowdSize, Extent, FleetExtent, FleetUsage, Phase, Scene, measure_agent, measure_count, measure_fleet,
-    measure_footprint, measure_growth, measure_latency,
+    CrowdSize, Extent, FleetExtent, FleetUsage, Phase, Scene, Times, measure_agent, measure_count,
+    measure_fleet, measure_footprint, measure_growth, measure_latency,
 };
 
 pub(super) const LONG_TESTS: &[Test] = &[
@@ -23,11 +23,13 @@ fn benches_run(suite: &Suite) -> Outcome {
     print!("{latency}");
     let nodes = suite.cluster.nodes().len();
     let wanted = usize::try_from(CHANGES).unwrap_or(usize::MAX);
-    let kinds =
-        [&latency.answered, &latency.every_kernel, &latency.ready, &latency.floor, &latency.tuning_write];
-    let complete = kinds.iter().all(|times| times.count() == wanted && times.percentile(0) > Duration::ZERO);
-    let orders = latency.order_write.count();
-    ensure(complete && latency.one_kernel.count() == wanted * nodes && orders >= wanted * nodes, || {
+    let (rested, in_a_row) = (&latency.rested, &latency.in_a_row);
+    let paces = [&rested.every_kernel, &rested.floor, &in_a_row.every_kernel, &in_a_row.floor];
+    let rest = [&latency.answered, &latency.ready, &latency.tuning_write];
+    let is_complete = |times: &&Times| times.count() == wanted && times.percentile(0) > Duration::ZERO;
+    let complete = paces.iter().chain(&rest).all(is_complete);
+    let at_least = [&rested.one_kernel, &in_a_row.one_kernel, &latency.order_write];
+    ensure(complete && at_least.iter().all(|times| times.count() >= wanted * nodes), || {
         format!("figures are missing: {latency}")
     })?;
 
