@@ -85,12 +85,16 @@ impl Times {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);
         self.0.get(rank - 1).copied().unwrap_or_default()
     }
+
+    fn milliseconds(&self, percent: usize) -> f64 {
+        self.percentile(percent).as_secs_f64() * 1000.0
+    }
 }
 
 impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for percent in [0, 25, 50, 75, 90, 100] {
-            write!(f, "{:>9.1}", self.percentile(percent).as_secs_f64() * 1000.0)?;
+            write!(f, "{:>9.1}", self.milliseconds(percent))?;
         }
         Ok(())
     }
@@ -125,20 +129,16 @@ impl Pace {
     }
 
     fn against_floor(&self, times: &Times) -> f64 {
-        milliseconds(times, 50) / milliseconds(&self.floor, 50)
+        times.milliseconds(50) / self.floor.milliseconds(50)
     }
 
     fn aims(&self, pace: &str) -> [Aim; 2] {
-        let (median, worst) = (milliseconds(&self.one_kernel, 50), milliseconds(&self.one_kernel, 100));
+        let (median, worst) = (self.one_kernel.milliseconds(50), self.one_kernel.milliseconds(100));
         [
             at_most(format!("{pace}: a kernel, ms in the median"), median, KERNEL_AIM),
             at_most(format!("{pace}: a kernel, ms at worst"), worst, KERNEL_WORST_AIM),
         ]
     }
-}
-
-fn milliseconds(times: &Times, percent: usize) -> f64 {
-    times.percentile(percent).as_secs_f64() * 1000.0
 }
 
 /// What was measured.
@@ -165,7 +165,7 @@ impl fmt::Display for Latency {
         let (changes, nodes) = (self.ready.count(), self.nodes);
         writeln!(f, "latency of {changes} changes at each pace, on {nodes} node(s); {}", self.machine)?;
         let heads = "     best      p25      p50      p75      p90    worst";
-        writeln!(f, "{:<50}{heads}", "ms from sending a change, after a rest, until")?;
+        writeln!(f, "{:<50}{heads}", format!("ms from sending a change, {REST_NAME}, until"))?;
         let api_server = [
             ("the tuning is Ready", &self.ready),
             ("the API server has answered", &self.answered),
@@ -175,7 +175,7 @@ impl fmt::Display for Latency {
         for (what, times) in self.rested.rows().into_iter().chain(api_server) {
             writeln!(f, "  {what:<48}{times}")?;
         }
-        writeln!(f, "one after another, until")?;
+        writeln!(f, "{ROW_NAME}, until")?;
         for (what, times) in self.in_a_row.rows() {
             writeln!(f, "  {what:<48}{times}")?;
         }
@@ -186,11 +186,8 @@ impl fmt::Display for Latency {
                 "{name}: medians against the floor: a kernel {one:.1} times, every kernel {every:.1} times"
             )?;
         }
-        let ready = at_most(
-            format!("{REST_NAME}: Ready, ms in the median"),
-            milliseconds(&self.ready, 50),
-            READY_AIM,
-        );
+        let ready =
+            at_most(format!("{REST_NAME}: Ready, ms in the median"), self.ready.milliseconds(50), READY_AIM);
         let kernels = self.rested.aims(REST_NAME).into_iter().chain(self.in_a_row.aims(ROW_NAME));
         kernels.chain([ready]).try_for_each(|aim| writeln!(f, "{aim}"))
     }
